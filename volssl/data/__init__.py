@@ -1,0 +1,152 @@
+"""Data sources: their configuration (torch-free) and the union that is the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from volssl.schema import Schema
+
+if TYPE_CHECKING:
+    from volssl.data.cache import CachedSource
+
+Report = Callable[[int, int, str], None]  # (items done, items in all, a line worth telling or "")
+
+
+class Percentile(Schema):
+    """Scale the given percentiles of the item to 0..1 and clip there."""
+
+    name: Literal["percentile"] = "percentile"
+    lower: float = Field(default=0.5, ge=0, le=100)
+    upper: float = Field(default=99.5, ge=0, le=100)
+
+
+class ZScore(Schema):
+    """Zero mean and unit variance over the foreground (voxels other than zero)."""
+
+    name: Literal["zscore"] = "zscore"
+
+
+class Window(Schema):
+    """Scale ``centre - width/2 .. centre + width/2`` (HU for CT, 0..255 for bytes) to 0..1 and clip there."""
+
+    name: Literal["window"] = "window"
+    centre: float
+    width: float = Field(gt=0)
+
+
+class Keep(Schema):
+    """Leave the numbers as they are."""
+
+    name: Literal["keep"] = "keep"
+
+
+Intensity = Annotated[Percentile | ZScore | Window | Keep, Field(discriminator="name")]
+Size = tuple[Annotated[int, Field(ge=1)], ...]
+
+
+class _Volumes(Schema):
+    """What every source of volumes shares; sizes and spacings are slices x rows x columns.
+
+    region: the shape that is cached and handed to the views; what the views need where absent.
+    fit: ``crop`` centre-crops or zero-pads to the region, ``resize`` resamples to it.
+    spacing: mm to resample to; as acquired where absent. orientation: axis codes such as ``SPL``; as acquired
+    where absent. crop_foreground: cut away the empty border first.
+    max_bad: share of unreadable items over which the run stops. non_finite: what becomes of NaN and infinity.
+    cache: folder of the preprocessed items; cache_gb: its ceiling, beyond which items are read anew each time.
+    """
+
+    root: str
+    region: Size | None = None
+    fit: Literal["crop", "resize"] = "crop"
+    spacing: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    orientation: str | None = None
+    intensity: Intensity = Percentile()
+    crop_foreground: bool = False
+    non_finite: Literal["refuse", "zero"] = "refuse"
+    max_bad: float = Field(default=0.01, ge=0, le=1)
+    cache: str = "runs/cache"
+    cache_gb: float = Field(default=50.0, ge=0)
+    cache_dtype: Literal["float16", "float32"] = "float16"
+
+    @property
+    def channels(self) -> int:
+        """Image channels of every item."""
+        return 1
+
+    @property
+    def dims(self) -> int:
+        """Spatial dimensions of every item."""
+        return 3
+
+
+class VolumeConfig(_Volumes):
+    """Folders of DICOM series and NIfTI files, at any depth under ``root``.
+
+    sequences: glob patterns on the file's (or series folder's) path under ``root``, or on a DICOM series'
+    description, one per MRI sequence, e.g. ``["*T1*", "*FLAIR*"]``. With ``sequences_as: channels`` every folder
+    in which each pattern matches exactly one volume is one item whose channels are the sequences, resampled to
+    the grid of the first; with ``items`` only volumes that match are used, one item each.
+    time: what a 4D file becomes: an index (that time point), ``channels`` (``time_points`` of them) or ``items``.
+    """
+
+    name: Literal["volume"] = "volume"
+    sequences: tuple[str, ...] = ()
+    sequences_as: Literal["items", "channels"] = "items"
+    time: int | Literal["channels", "items"] = 0
+    time_points: int = Field(default=1, ge=1)
+
+    @property
+    def channels(self) -> int:
+        if self.sequences and self.sequences_as == "channels":
+            return len(self.sequences)
+        return self.time_points if self.time == "channels" else 1
+
+    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+        """Find, read, preprocess and cache every item.
+
+        Raises:
+            DataError: nothing found, or more than ``max_bad`` of the items are unreadable.
+        """
+        from volssl.data.volume import build
+
+        return build(self, region, workers=workers, report=report)
+
+
+class StackConfig(_Volumes):
+    """Slice stacks: ``.npy`` files of slices x rows x columns (MRNet), or folders of slice images in name order."""
+
+    name: Literal["stack"] = "stack"
+
+    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+        """As ``VolumeConfig.build``."""
+        from volssl.data.stack import build
+
+        return build(self, region, workers=workers, report=report)
+
+
+class PhantomConfig(StackConfig):
+    """The synthetic knee cohort in MRNet's layout, made at ``root`` if it is not there (``volssl phantom``).
+
+    Pre-training uses ``split`` and ``plane``; the evaluation reads all of it.
+    """
+
+    name: Literal["phantom"] = "phantom"  # type: ignore[assignment]
+    root: str = "runs/phantom"
+    train: int = Field(default=240, ge=2)
+    valid: int = Field(default=120, ge=2)
+    pixels: int = Field(default=96, ge=32)
+    phantom_seed: int = Field(default=0, ge=0)
+    split: Literal["train", "valid"] = "train"
+    plane: Literal["axial", "coronal", "sagittal", "all"] = "sagittal"
+
+    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+        """As ``VolumeConfig.build``, after making the cohort."""
+        from volssl.data.phantom import build
+
+        return build(self, region, workers=workers, report=report)
+
+
+DataConfig = Annotated[VolumeConfig | StackConfig | PhantomConfig, Field(discriminator="name")]

@@ -1,0 +1,1 @@
+"""Pure functions of tensors: keyword-only parameters, no state, no schedule, no collective."""
