@@ -33,6 +33,15 @@ class BYOLConfig(Schema):
         """How many views of an item one step needs."""
         return 2
 
+    @property
+    def coupled(self) -> bool:
+        """Whether one item's gradient depends on another: through the statistics of the heads' BatchNorm."""
+        return self.head_norm == "batch"
+
+    def forwards(self, *, cached: bool) -> int:
+        """The work on one view, in forward passes: student there and back (3), teacher (1), once more if cached."""
+        return 5 if cached else 4
+
     def build(self, encoder: ResNet) -> Method:
         """The method around a freshly built encoder."""
         from volssl.methods.byol import BYOL

@@ -1,0 +1,102 @@
+"""What follows from a configuration: the numbers that ``volssl check`` prints, by arithmetic alone."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+
+from volssl.config import Run
+from volssl.data.count import count
+from volssl.models.cost import Cost, resnet_cost
+
+GIB = 2**30
+
+
+def derived(run: Run) -> list[tuple[str, str]]:
+    """(name, value) rows for a person.
+
+    Raises:
+        DataError: ``data.root`` does not exist.
+    """
+    items = count(run.data)
+    cost = resnet_cost(run.backbone, run.data.channels, run.views.size)
+    loop = run.loop
+    return [
+        ("data", f"{run.data.name} {run.data.root}: {_items(items)} of {_size(run.region)}, {_channels(run)}"),
+        ("views", f"{run.views.count} of {_size(run.views.size)} per item"),
+        ("encoder", f"{run.backbone.name}-{run.backbone.depth}, {cost.parameters:,} parameters, {cost.width} features"),
+        ("effective batch", f"{loop.batch} items a step in chunks of {loop.chunk}"),
+        ("steps per epoch", f"{items / loop.batch:.1f}" if items else "known once the data have been read"),
+        ("epochs", f"{loop.steps * loop.batch / items:.1f}" if items else "known once the data have been read"),
+        ("gradient", _gradient(run)),
+        ("batch norm", _norm(run)),
+        ("memory", _memory(run, cost)),
+        ("time", _time(run, cost)),
+    ]
+
+
+def _items(items: int | None) -> str:
+    return "items" if items is None else f"{items} items"
+
+
+def _channels(run: Run) -> str:
+    return f"{run.data.channels} channel" + ("s" if run.data.channels > 1 else "")
+
+
+def _size(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))
+
+
+def _gradient(run: Run) -> str:
+    if not run.method.coupled:
+        return "plain accumulation, which is exact here: no item's gradient depends on another item"
+    return "cached at the encoder's output: the same as one pass over the effective batch"
+
+
+def _norm(run: Run) -> str:
+    if run.backbone.norm != "batch":
+        return f"none in the encoder ({run.backbone.norm} norm): the step does not depend on loop.chunk"
+    return f"in the encoder over one view of {run.loop.chunk} items (ghost batch norm); running statistics move once a step"
+
+
+def _memory(run: Run, cost: Cost) -> str:
+    """Weights, gradient, two optimiser slots and the teacher in fp32; what is held of the batch; one chunk's graph."""
+    weights = 5 * 4 * cost.parameters
+    pixels = math.prod(run.region) + run.views.count * math.prod(run.views.size)
+    held = 4 * run.loop.batch * run.data.channels * pixels
+    graph = (2 if run.loop.precision == "bf16" else 4) * run.loop.chunk * run.views.count * cost.activations
+    total = weights + held + graph
+    return (
+        f"about {total / GIB:.1f} GiB: weights and optimiser {weights / GIB:.2f}, the batch held {held / GIB:.2f}, "
+        f"one chunk's activations {graph / GIB:.2f}"
+    )
+
+
+def _time(run: Run, cost: Cost) -> str:
+    forwards = run.method.forwards(cached=run.method.coupled and run.loop.chunk < run.loop.batch)
+    operations = 2.0 * cost.multiply_adds * run.views.count * forwards * run.loop.batch
+    seconds = operations / _cpu_rate()
+    return (
+        f"{operations / 1e12:.2f} TFLOP a step; on this machine's CPU at least {_duration(seconds)} a step, "
+        f"{_duration(seconds * run.loop.steps)} in all (fp32 matrix rate; a GPU is not looked at)"
+    )
+
+
+def _cpu_rate() -> float:
+    """Floating-point operations a second of an fp32 matrix product on this CPU, the best of three."""
+    a = np.ones((1024, 1024), np.float32)
+    best = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

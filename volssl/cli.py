@@ -1,0 +1,100 @@
+"""The commands: parse, call, print. What they call is loaded when they are called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from volssl.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Self-supervised encoders for medical volumes, trained exactly and evaluated honestly.",
+)
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Values put over the file's, for example loop.steps=100."),
+]
+
+
+@app.command()
+def train(config: Config, overrides: Overrides = None) -> None:
+    """Pre-train an encoder. Run the same command again: it resumes."""
+    from volssl.config import load
+
+    run = load(config, overrides or [], world=int(os.environ.get("WORLD_SIZE", "1")))
+    from volssl import run as root
+
+    root.train(run)
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None) -> None:
+    """Check a configuration and print what follows from it, without loading torch or touching a device."""
+    from volssl.check import derived
+    from volssl.config import load
+
+    run = load(config, overrides or [], world=int(os.environ.get("WORLD_SIZE", "1")))
+    rows = derived(run)
+    width = max(len(name) for name, _ in rows)
+    typer.echo(f"{config}: nothing wrong")
+    for name, value in rows:
+        typer.echo(f"  {name:<{width}}  {value}")
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    train_exams: Annotated[int, typer.Option("--train", min=2, help="Training exams.")] = 240,
+    valid_exams: Annotated[int, typer.Option("--valid", min=2, help="Validation exams.")] = 120,
+    pixels: Annotated[int, typer.Option(min=32, help="Rows and columns of a slice; MRNet has 256.")] = 256,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes.")] = 0,
+) -> None:
+    """Write a SYNTHETIC knee cohort in MRNet's layout."""
+    from volssl.run import make_phantom
+
+    make_phantom(out, train=train_exams, valid=valid_exams, pixels=pixels, seed=seed, workers=workers)
+
+
+@app.command("acl-tear")
+def acl_tear(
+    encoder: Annotated[Path, typer.Argument(help="The encoder/ folder of a run.")],
+    data: Annotated[Path, typer.Argument(help="A folder in MRNet's layout.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="For example protocols=[frozen,finetune] fractions=[0.1]."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where results are written.")] = None,
+    kinetics: Annotated[Path | None, typer.Option(help="torchvision's R3D-18 Kinetics-400 weights.")] = None,
+) -> None:
+    """Say what an encoder is worth for finding ACL tears, beside a randomly initialised one."""
+    from volssl.config import component
+    from volssl.evaluation import ACLTearConfig
+
+    given = {"data": str(data)} | ({"kinetics": str(kinetics)} if kinetics else {})
+    config = component(ACLTearConfig, given, overrides or [])
+    from volssl import run as root
+
+    root.acl_tear(encoder, config, out or encoder.parent / "acl-tear")
+
+
+def main() -> None:
+    """The entry point: a fault of the user's is one line and exit code 2, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except UserError as e:
+        typer.echo(f"volssl: {e}" if "\n" not in str(e) else f"volssl:\n{e}", err=True)
+        sys.exit(e.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The Run: everything one training run is, read from YAML and checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from volssl import strict_yaml
+from volssl.data import DataConfig
+from volssl.engine import LoopConfig, OptimConfig
+from volssl.errors import ConfigError
+from volssl.evaluation import EvaluationConfig
+from volssl.methods import MethodConfig
+from volssl.models import BackboneConfig
+from volssl.schema import Schema
+from volssl.views import ViewsConfig
+
+C = TypeVar("C", bound=Schema)
+
+# What may differ between the run that wrote a folder and the run that goes on in it: nothing here moves a weight.
+MUTABLE = {
+    "data.cache",
+    "data.cache_gb",
+    "evaluate",
+    "loop.device",
+    "loop.keep",
+    "loop.log_every",
+    "loop.save_every",
+    "loop.tensorboard",
+    "loop.workers",
+}
+
+
+class Run(Schema):
+    """One pre-training run. output: the folder that is written; run again with it, and the run resumes."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    output: str = Field(min_length=1)
+    data: DataConfig
+    views: ViewsConfig
+    backbone: BackboneConfig
+    method: MethodConfig
+    optim: OptimConfig
+    loop: LoopConfig
+    evaluate: tuple[EvaluationConfig, ...] = ()
+
+    @property
+    def region(self) -> tuple[int, ...]:
+        """What is cached per item and handed to the views."""
+        return self.data.region or self.views.default_region()
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> Run:
+    """Read a configuration file, apply ``key=value`` overrides (values are YAML), and check everything.
+
+    Raises:
+        ConfigError: every fault at once, one line each: where, which key, what is wrong, what to do.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as e:
+        raise ConfigError(f"{path}: {(e.strerror or 'cannot be read').lower()}: give a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file: give a YAML file in UTF-8") from None
+    document = strict_yaml.parse(text, str(path))
+    if not isinstance(document.data, dict):
+        raise ConfigError(f"{path}: not a configuration: the top level must be keys such as data and method")
+    for override in overrides:
+        _apply(document, override)
+    run = _validate(Run, document, str(path))
+    if faults := list(cross_field_faults(run, world)):
+        raise ConfigError("\n".join(_located(document, str(path), key, what) for key, what in faults))
+    return run
+
+
+def component(schema: type[C], given: dict[str, Any], overrides: Sequence[str] = ()) -> C:
+    """One component's configuration from ``given`` values and ``key=value`` overrides.
+
+    Raises:
+        ConfigError: as ``load``.
+    """
+    document = strict_yaml.Document(dict(given), {})
+    for override in overrides:
+        _apply(document, override)
+    return _validate(schema, document, "command line")
+
+
+def dump(run: Run) -> str:
+    """The resolved configuration as YAML; reading it back gives the same run."""
+    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Run, new: Run) -> list[str]:
+    """One line per key that differs and must not: ``key: old -> new``."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [
+        f"{key}: {_show(before, key)} -> {_show(after, key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not any(key == m or key.startswith(m + ".") for m in MUTABLE)
+    ]
+
+
+def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong and what to do) for everything that one component alone cannot see."""
+    yield from _batch_faults(run.loop, world)
+    dims = run.data.dims
+    if run.backbone.dims != dims:
+        yield "backbone.dims", f"{run.backbone.dims} does not fit {dims}D data ({run.data.name}): use {dims}"
+    for key, value in (("views.size", run.views.size), ("data.region", run.region)):
+        if len(value) != dims:
+            yield key, f"{list(value)} has {len(value)} numbers, the data are {dims}D: give {dims}"
+            return
+    if problem := run.views.fits(run.region):
+        yield "views.size", problem
+    if run.method.views != run.views.count:
+        yield "views.count", f"{run.views.count} views, but {run.method.name} takes {run.method.views}"
+    if run.optim.warmup >= run.loop.steps:
+        yield "optim.warmup", f"{run.optim.warmup} steps of warm-up in a run of {run.loop.steps}: make it shorter"
+
+
+def _batch_faults(loop: LoopConfig, world: int) -> Iterator[tuple[str, str]]:
+    if loop.batch % world:
+        yield "loop.batch", f"{loop.batch} does not divide over {world} ranks: use a multiple of {world}"
+        return
+    share = loop.batch // world
+    if share % loop.chunk:
+        fitting = [c for c in range(1, share + 1) if share % c == 0]
+        near = sorted(fitting, key=lambda c: abs(c - loop.chunk))[:2]
+        what = f"loop.batch {loop.batch}" if world == 1 else f"the {share} items of each of {world} ranks"
+        yield "loop.chunk", f"{loop.chunk} does not divide {what}: use {' or '.join(map(str, sorted(near)))}"
+
+
+def _apply(document: strict_yaml.Document, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override}: an override is key=value, for example loop.steps=100")
+    target, path = document.data, tuple(key.split("."))
+    for part in path[:-1]:
+        if not isinstance(target.get(part, {}), dict):
+            raise ConfigError(f"{override}: {part} is a value, not a group of keys")
+        target = target.setdefault(part, {})
+    target[path[-1]] = strict_yaml.parse(value, key).data
+    stale = [known for known in document.marks if known[: len(path)] == path]
+    for known in stale:
+        del document.marks[known]
+
+
+def _validate(schema: type[C], document: strict_yaml.Document, name: str) -> C:
+    try:
+        return schema.model_validate(document.data)
+    except ValidationError as e:
+        errors = e.errors(include_url=False)
+        lines = [_located(document, name, *_explain(schema, document.data, error)) for error in errors]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _located(document: strict_yaml.Document, name: str, key: str, what: str) -> str:
+    path: tuple[str | int, ...] = tuple(int(p) if p.isdigit() else p for p in key.split("."))
+    while path and path not in document.marks:
+        path = path[:-1]
+    place = f"{name}:{document.marks[path][0]}:{document.marks[path][1]}" if path else name
+    return f"{place}: {key}: {what}"
+
+
+def _explain(schema: type[BaseModel], data: Any, error: Any) -> tuple[str, str]:
+    """(dotted key, plain words) of one pydantic error; the tags that unions put into the path are left out."""
+    keys, here = [], data
+    for part in error["loc"]:
+        known = isinstance(here, dict) and part in here
+        entry = isinstance(here, tuple) and isinstance(part, int) and part < len(here)
+        if known or entry:
+            here = here[part]
+        elif not (isinstance(here, dict) and here.get("name") == part):  # a missing key, not a union's tag
+            here = None
+        else:
+            continue
+        keys.append(str(part))
+    return ".".join(keys), _words(schema, error, keys, data)
+
+
+def _words(schema: type[BaseModel], error: Any, keys: list[str], data: Any) -> str:
+    kind, given = error["type"], error["input"]
+    if kind == "missing":
+        return "is missing: write it"
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(keys[-1], _names(keys[:-1], data, schema), 1, 0.6)
+        return "no such key" + (f": did you mean {near[0]}?" if near else ": remove it")
+    if kind == "union_tag_invalid":
+        return f"name: no {error['ctx']['tag']!r}: there is {error['ctx']['expected_tags']}".replace("'", "")
+    if kind == "union_tag_not_found":
+        return "name is missing: say which one it is"
+    return f"{error['msg']} (got {given!r})" if not isinstance(given, dict) else error["msg"]
+
+
+def _names(keys: list[str], data: Any, model: Any) -> list[str]:
+    """The field names that the configuration class at ``keys`` has."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+        field = model.model_fields.get(key) if hasattr(model, "model_fields") else None
+        model = _member(field.annotation, data) if field else None
+    return list(model.model_fields) if hasattr(model, "model_fields") else []
+
+
+def _member(annotation: Any, data: Any) -> Any:
+    """Of a union of configuration classes, the one that ``data`` names."""
+    for candidate in getattr(annotation, "__args__", (annotation,)):
+        fields = getattr(candidate, "model_fields", {})
+        if not isinstance(data, dict) or "name" not in fields or fields["name"].default == data.get("name"):
+            return candidate
+    return None
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, child in value.items() for k, v in _flat(child, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _show(values: dict[str, Any], key: str) -> str:
+    return str(values[key]) if key in values else "(absent)"

@@ -1,0 +1,105 @@
+"""YAML as plain data: no tags, no aliases, no duplicate keys, numbers that are numbers, and where each key stood."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from volssl.errors import ConfigError
+
+MAX_BYTES, MAX_DEPTH = 1_000_000, 50
+Path = tuple[str | int, ...]
+
+_INT = re.compile(r"[-+]?[0-9]{1,18}")
+_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?")
+_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+_QUOTED = ("'", '"', "|", ">")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """data: dictionaries, tuples and scalars. marks: (line, column), counted from 1, of every key and entry."""
+
+    data: Any
+    marks: dict[Path, tuple[int, int]]
+
+
+def parse(text: str, name: str) -> Document:
+    """Parse one YAML document; ``name`` is what messages call it.
+
+    Raises:
+        ConfigError: not YAML, or more than plain data. The message starts with ``name:line:column``.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{name}: a configuration of {len(text)} characters: the limit is {MAX_BYTES}")
+    try:
+        _refuse_more_than_data(text, name)
+        node = yaml.compose(text, Loader=yaml.CSafeLoader)
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise ConfigError(f"{place}: not YAML: {e.problem or e.context}") from None
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{name}: not YAML: {' '.join(str(e).split())}") from None
+    marks: dict[Path, tuple[int, int]] = {}
+    return Document(_build(node, (), marks, name) if node else None, marks)
+
+
+def _refuse_more_than_data(text: str, name: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ConfigError(f"{_at(event, name)}: anchors and aliases (& and *) are not taken: write the value out")
+        if getattr(event, "tag", None) is not None:
+            raise ConfigError(f"{_at(event, name)}: tags ({event.tag}) are not taken: a configuration is plain data")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{_at(event, name)}: nested more than {MAX_DEPTH} deep")
+
+
+def _at(thing: Any, name: str) -> str:
+    return f"{name}:{thing.start_mark.line + 1}:{thing.start_mark.column + 1}"
+
+
+def _build(node: yaml.Node, path: Path, marks: dict[Path, tuple[int, int]], name: str) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, path, marks, name)
+    if isinstance(node, yaml.SequenceNode):
+        entries = []
+        for i, child in enumerate(node.value):
+            marks[(*path, i)] = (child.start_mark.line + 1, child.start_mark.column + 1)
+            entries.append(_build(child, (*path, i), marks, name))
+        return tuple(entries)
+    return _scalar(node)
+
+
+def _mapping(node: yaml.MappingNode, path: Path, marks: dict[Path, tuple[int, int]], name: str) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"{_at(key_node, name)}: a key must be a word")
+        key = key_node.value
+        if key in result:
+            first = marks[(*path, key)][0]
+            raise ConfigError(f"{_at(key_node, name)}: {key} is written twice (first on line {first}): keep one")
+        marks[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        result[key] = _build(value_node, (*path, key), marks, name)
+    return result
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    """Plain words become null, booleans and numbers as in YAML 1.2 (so 1e-4 is a number); quoted ones stay text."""
+    word: str = node.value
+    if node.style in _QUOTED:
+        return word
+    if word.lower() in _WORDS:
+        return _WORDS[word.lower()]
+    if _INT.fullmatch(word):
+        return int(word)
+    if _FLOAT.fullmatch(word) and math.isfinite(float(word)):
+        return float(word)
+    return word
