@@ -8,28 +8,40 @@ from pydantic import Field
 
 from volssl.schema import Schema
 
+Plane = Literal["axial", "coronal", "sagittal"]
+Protocol = Literal["frozen", "finetune"]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
 
 class ACLTearConfig(Schema):
     """The ACL-tear evaluation on MRNet's layout (``volssl acl-tear``).
 
-    data: the folder with ``train`` and ``valid``; that of the run's own data where absent.
-    planes: which are evaluated. protocols: ``frozen`` (linear probe) and ``finetune``.
-    fractions: shares of the training labels. seeds: repetitions of label subsets, random encoders and fine-tuning.
-    every: also run each so many steps; at the end always.
+    data: the folder with ``train`` and ``valid``; that of the run's own data where absent. task: which of
+    MRNet's three labels. planes: which are evaluated; their scores are combined. protocols: ``frozen``
+    (linear probe) and ``finetune`` (the whole network). fractions: shares of the training labels, at least
+    two exams per class. seeds: repetitions of label subsets, random encoders and fine-tuning. kinetics: file
+    of R3D-18 weights from Kinetics-400, evaluated beside. bootstrap: resamples of the patients. folds: of
+    fine-tuning; each training exam is scored by the fold's network that has not seen it. steps, lr, batch: of
+    fine-tuning, per fold: optimiser steps at most, AdamW's peak learning rate, exams a step. cache: folder of
+    the preprocessed exams, as ``data.cache``. workers: processes that read exams. every: also run each so
+    many steps; at the end always.
     """
 
     name: Literal["acl_tear"] = "acl_tear"
     data: str | None = None
     task: Literal["acl", "meniscus", "abnormal"] = "acl"
-    planes: tuple[Literal["axial", "coronal", "sagittal"], ...] = ("axial", "coronal", "sagittal")
-    protocols: tuple[Literal["frozen", "finetune"], ...] = ("frozen",)
-    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0,)
+    planes: tuple[Plane, ...] = Field(default=("axial", "coronal", "sagittal"), min_length=1)
+    protocols: tuple[Protocol, ...] = Field(default=("frozen",), min_length=1)
+    fractions: tuple[Fraction, ...] = Field(default=(1.0,), min_length=1)
     seeds: int = Field(default=1, ge=1)
     kinetics: str | None = None
     bootstrap: int = Field(default=1000, ge=100)
-    epochs: int = Field(default=15, ge=1)
+    folds: int = Field(default=3, ge=2, le=10)
+    steps: int = Field(default=120, ge=1)
     lr: float = Field(default=1e-3, gt=0)
-    batch: int = Field(default=8, ge=1)
+    batch: int = Field(default=8, ge=2)
+    cache: str = "runs/cache"
+    workers: int = Field(default=0, ge=0)
     every: int | None = Field(default=None, ge=1)
 
 

@@ -1,0 +1,56 @@
+"""An encoder's card (torch-free): what it is, what it was fed, and where it comes from."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from volssl.data import DataConfig
+from volssl.models import BackboneConfig
+from volssl.schema import Schema
+
+Size = tuple[Annotated[int, Field(ge=1)], ...]
+PACKAGES = ("volssl", "torch", "monai")
+
+
+class Fingerprint(Schema):
+    """digest: SHA-256 of the list of the pre-training items' digests. count: how many items."""
+
+    digest: str
+    count: int = Field(ge=0)
+
+
+class Card(Schema):
+    """Everything that is needed to build an encoder again and to feed it as it was fed.
+
+    backbone, channels: the network. region: the shape of a preprocessed item; size: of what the network sees
+    (both slices x rows x columns). data: the preprocessing; folders are forgotten, whoever makes the card.
+    method, step, seed, fingerprint: how it was trained. versions, sha256 (of the weights): written by
+    ``save_encoder``.
+    """
+
+    format: Literal[1] = 1
+    backbone: BackboneConfig
+    channels: int = Field(ge=1)
+    region: Size
+    size: Size
+    data: DataConfig
+    method: str
+    step: int = Field(ge=0)
+    seed: int
+    fingerprint: Fingerprint | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    sha256: str = ""
+
+    @field_validator("data", mode="after")
+    @classmethod
+    def _forget_folders(cls, data: DataConfig) -> DataConfig:
+        return data.model_copy(update={"root": "", "cache": "runs/cache"})
+
+    def signed(self, sha256: str) -> Card:
+        """This card with the weights' digest and the versions of what wrote them."""
+        return self.model_copy(
+            update={"sha256": sha256, "versions": {name: version(name) for name in PACKAGES}}
+        )

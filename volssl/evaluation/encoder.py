@@ -1,0 +1,141 @@
+"""A trained encoder on disk and in use: its weights, its card, and images prepared as in training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from volssl.errors import DataError
+from volssl.evaluation.card import Card
+from volssl.types import Features
+from volssl.views.views import whole
+
+WEIGHTS, CARD = "model.safetensors", "card.json"
+
+
+class Encoder(nn.Module):
+    """A network with its card: images in, ``Features`` out.
+
+    Args:
+        network: (B, C, *size) to ``Features``. card: what it is and what it was fed.
+    """
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.network, self.card = network, card
+        self.eval()
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, C, *region) or (B, C, *size); a whole region is resampled to ``card.size`` first."""
+        if tuple(images.shape[2:]) != self.card.size:
+            images = whole(images, self.card.size)
+        features: Features = self.network(images)
+        return features
+
+
+def save_encoder(folder: str | Path, encoder: nn.Module, card: Card) -> None:
+    """Write ``model.safetensors`` and ``card.json`` as one: a reader finds the old pair or the new one.
+
+    A method that keeps two encoders writes two sub-folders, named as in ``Method.encoders``.
+
+    Args:
+        encoder: the network, as ``card.backbone`` builds it (not an ``Encoder``).
+    """
+    folder = Path(folder)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    signed = card.signed(hashlib.sha256(weights).hexdigest())
+    fresh, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    _write(fresh / WEIGHTS, weights)
+    _write(fresh / CARD, (signed.model_dump_json(indent=2) + "\n").encode())
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
+    """The encoder that ``save_encoder`` wrote, in evaluation mode on ``device``.
+
+    Raises:
+        DataError: the folder holds no encoder, or a damaged one, or weights that do not fit the card.
+    """
+    folder = Path(path)
+    card = _read_card(folder)
+    try:
+        weights = (folder / WEIGHTS).read_bytes()
+    except OSError as e:
+        raise DataError(
+            "encoder", f"{WEIGHTS} cannot be read ({e.strerror}): copy the folder again", str(folder)
+        ) from None
+    if hashlib.sha256(weights).hexdigest() != card.sha256:
+        raise DataError(
+            "encoder", f"{WEIGHTS} is damaged (SHA-256 differs from the card's): copy it again", str(folder)
+        )
+    try:
+        state = safetensors.torch.load(weights)
+    except SafetensorError as e:
+        raise DataError(
+            "encoder", f"{WEIGHTS} is not a safetensors file ({e}): save it again", str(folder)
+        ) from None
+    network = build_network(card, seed=0)
+    _fill(network, state, str(folder))
+    return Encoder(network, card).to(device)
+
+
+def random_encoder(card: Card, seed: int, device: str | torch.device = "cpu") -> Encoder:
+    """The same shape and preprocessing, freshly initialised: the floor every encoder must beat."""
+    origin = {"method": "random", "step": 0, "seed": seed, "fingerprint": None, "sha256": "", "versions": {}}
+    return Encoder(build_network(card, seed), card.model_copy(update=origin)).to(device)
+
+
+def build_network(card: Card, seed: int) -> nn.Module:
+    """The card's backbone, initialised from ``seed`` without touching torch's global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return card.backbone.build(card.channels)
+
+
+def _read_card(folder: Path) -> Card:
+    try:
+        text = (folder / CARD).read_bytes()
+    except OSError:
+        inside = sorted(str(card.parent) for card in folder.glob(f"*/{CARD}"))
+        advice = f"name one of {', '.join(inside)}" if inside else "give the encoder/ folder of a run"
+        raise DataError("encoder", f"not an encoder (no {CARD}): {advice}", str(folder)) from None
+    try:
+        return Card.model_validate_json(text)
+    except ValidationError as e:
+        fault = e.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, fault["loc"])) or "file"
+        what = f"{CARD} is damaged or from another version ({key}: {fault['msg']}): save the encoder again"
+        raise DataError("encoder", what, str(folder)) from None
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in state.items()}
+    odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    if odd:
+        same = len(wanted.keys() | given.keys()) - len(odd)
+        what = f"{same} of {len(wanted)} weights fit the card's backbone (first that does not: {odd[0]})"
+        raise DataError("encoder", f"{what}: the card belongs to other weights", where)
+    network.load_state_dict(state)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())

@@ -1,0 +1,42 @@
+"""Frozen features of every item of a source, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from volssl.evaluation.encoder import Encoder
+from volssl.types import Source
+
+
+def extract(
+    encoder: Encoder,
+    source: Source,
+    *,
+    batch: int = 8,
+    device: str | torch.device = "cpu",
+    report: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Pooled features of each item's whole view, (N, D), row i from item i.
+
+    The encoder runs in evaluation mode without a graph and is left in the mode and on the device it came in.
+
+    Args:
+        batch: items forwarded at once; no number depends on it beyond rounding. report: (items done, in all).
+    """
+    was_training, home = encoder.training, next(encoder.parameters()).device
+    encoder.eval().to(device)
+    parts = []
+    try:
+        for i in range(0, len(source), batch):
+            images = torch.stack([source[j].image for j in range(i, min(i + batch, len(source)))])
+            with torch.inference_mode():
+                parts.append(encoder(images.to(device)).pooled.float().cpu().numpy())
+            if report:
+                report(i + len(images), len(source))
+    finally:
+        encoder.train(was_training).to(home)
+    return np.concatenate(parts)

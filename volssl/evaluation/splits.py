@@ -1,0 +1,52 @@
+"""Who is in which label subset and which fold: stratified, by patient, the same for every encoder."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from volssl.evaluation.statistics import Ints
+
+Groups = NDArray[np.generic]
+LEAST = 2  # patients per class: with one, no fold could hold a class out and still train on it
+
+
+def subset(y: Ints, groups: Groups, fraction: float, seed: int) -> Ints:
+    """Rows of a stratified share of the patients, at least two per class, sorted.
+
+    Nested: with the same seed a smaller fraction is part of a larger one. A patient counts as positive with
+    any positive exam, and comes with all exams.
+
+    Args:
+        y: (N,) 0 or 1. groups: (N,) patients. fraction: in (0, 1].
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    positive = np.zeros(len(names), dtype=np.int64)
+    np.maximum.at(positive, member, y)
+    rng = np.random.default_rng(seed)
+    keep = np.zeros(len(names), dtype=bool)
+    for label in (0, 1):
+        patients = rng.permutation(np.flatnonzero(positive == label))
+        keep[patients[: max(LEAST, round(fraction * len(patients)))]] = True
+    return np.flatnonzero(keep[member])
+
+
+def folds(y: Ints, groups: Groups, most: int, seed: int) -> list[tuple[Ints, Ints]]:
+    """(training rows, held-out rows) of at most ``most`` folds, as few as the rarer class has patients.
+
+    Every row is held out once; no patient is on both sides; every training side holds both classes.
+
+    Raises:
+        ValueError: a class has fewer than two patients.
+    """
+    k = min(most, *(len(np.unique(groups[y == label])) for label in (0, 1)))
+    if k < LEAST:
+        raise ValueError("folds need two patients of each class")
+    single = len(np.unique(groups)) == len(groups)
+    kind = StratifiedKFold if single else StratifiedGroupKFold
+    parts = kind(k, shuffle=True, random_state=seed).split(np.zeros(len(y)), y, groups)
+    made = [(train, held) for train, held in parts if len(held)]
+    if any(len(np.unique(y[train])) < 2 for train, _ in made):
+        raise ValueError("a fold's training side holds one class: too few patients")
+    return made
