@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from volssl.schema import Schema
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from volssl.methods.base import Method
     from volssl.models.resnet import ResNet
 
+Width = Annotated[int, Field(ge=1)]
 Momentum = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -23,10 +24,19 @@ class BYOLConfig(Schema):
     """
 
     name: Literal["byol"] = "byol"
-    projector: tuple[int, int] = (4096, 256)
-    predictor: tuple[int, int] = (4096, 256)
+    projector: tuple[Width, Width] = (4096, 256)
+    predictor: tuple[Width, Width] = (4096, 256)
     momentum: tuple[Momentum, Momentum] = (0.996, 1.0)
     head_norm: Literal["batch", "layer", "none"] = "batch"
+
+    @model_validator(mode="after")
+    def _widths_agree(self) -> Self:
+        if self.predictor[1] != self.projector[1]:
+            raise ValueError(
+                f"method.predictor must end in the {self.projector[1]} numbers that method.projector ends in "
+                f"(got {self.predictor[1]}): use predictor: [{self.predictor[0]}, {self.projector[1]}]"
+            )
+        return self
 
     @property
     def views(self) -> int:
@@ -39,7 +49,7 @@ class BYOLConfig(Schema):
         return self.head_norm == "batch"
 
     def forwards(self, *, cached: bool) -> int:
-        """The work on one view, in forward passes: student there and back (3), teacher (1), once more if cached."""
+        """Forward passes per view: student there and back (3), teacher (1), once more if cached."""
         return 5 if cached else 4
 
     def build(self, encoder: ResNet) -> Method:

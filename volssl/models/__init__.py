@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from volssl.schema import Schema
 
@@ -25,6 +25,14 @@ class ResNetConfig(Schema):
     stem: Literal["imagenet", "r3d", "small"] = "imagenet"
     norm: Literal["batch", "group", "instance"] = "batch"
     width: int = Field(default=64, ge=4)
+
+    @model_validator(mode="after")
+    def _stem_fits(self) -> Self:
+        if self.stem == "r3d" and self.dims != 3:
+            raise ValueError(
+                "backbone.stem r3d is three-dimensional: use dims: 3, or stem: imagenet or small"
+            )
+        return self
 
     def build(self, channels: int) -> ResNet:
         """The network for images of ``channels`` channels, randomly initialised."""

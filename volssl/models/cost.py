@@ -32,8 +32,8 @@ class Cost:
 def resnet_cost(config: ResNetConfig, channels: int, size: tuple[int, ...]) -> Cost:
     """The cost of ``config`` on one image of ``channels`` channels and spatial ``size``."""
     n, cost = config.dims, Cost()
-    kernel = {"imagenet": (7,) * n, "r3d": (3, 7, 7)[-n:], "small": (3,) * n}[config.stem]
-    stride = {"imagenet": (2,) * n, "r3d": (1, 2, 2)[-n:], "small": (2,) * n}[config.stem]
+    kernel = {"imagenet": (7,) * n, "r3d": (3, 7, 7), "small": (3,) * n}[config.stem]
+    stride = {"imagenet": (2,) * n, "r3d": (1, 2, 2), "small": (2,) * n}[config.stem]
     size = _strided(size, stride)
     cost.convolution(channels, config.width, kernel, size)
     if config.stem == "imagenet":

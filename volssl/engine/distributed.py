@@ -1,0 +1,183 @@
+"""The one place where ranks talk: gather before the loss, average after backward."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import accumulate
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from volssl.errors import ConfigError
+from volssl.types import Tensors
+
+_BUCKET = 2**23  # numbers per collective: 32 MB of float32
+
+
+@dataclass(frozen=True)
+class Group:
+    """The ranks of a run. With ``world`` 1, the default, nothing is sent and every method still works.
+
+    rank of world; local_rank: which device of this machine; device: where the tensors of this rank live.
+    Every rank calls the same methods in the same order.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def from_environment(
+        cls,
+        device: Literal["cpu", "cuda"],
+        *,
+        environ: Mapping[str, str] = os.environ,
+        timeout: float = 600.0,
+    ) -> Group:
+        """Join the ranks that torchrun (RANK, WORLD_SIZE, ...) or srun (SLURM_*) started, if either did.
+
+        gloo on CPU, nccl on CUDA. timeout: seconds until a collective gives up on a rank that is silent.
+
+        Raises:
+            ConfigError: the variables contradict or lack one another.
+        """
+        rank, world, local = _ranks(environ)
+        where = torch.device("cuda", local) if device == "cuda" else torch.device("cpu")
+        if device == "cuda":
+            torch.cuda.set_device(where)
+        if world > 1:
+            dist.init_process_group(
+                "nccl" if device == "cuda" else "gloo",
+                init_method=f"tcp://{_address(environ)}",
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(seconds=timeout),
+            )
+        return cls(rank, world, local, where)
+
+    def gather(self, tensors: Tensors) -> tuple[Tensors, slice]:
+        """Every rank's rows in rank order, without a graph, and where this rank's own rows stand in them.
+
+        tensors: name -> (B, ...) with one B per rank, which may differ between ranks.
+        """
+        if not tensors:
+            return {}, slice(0, 0)
+        rows = len(next(iter(tensors.values())))
+        if self.world == 1:
+            return {name: x.detach() for name, x in tensors.items()}, slice(0, rows)
+        sizes = self._sizes(rows)
+        ends = list(accumulate(sizes))
+        gathered = {name: self._gather_rows(x.detach(), sizes) for name, x in tensors.items()}
+        return gathered, slice(ends[self.rank] - rows, ends[self.rank])
+
+    def _sizes(self, rows: int) -> list[int]:
+        sizes = torch.zeros(self.world, dtype=torch.long, device=self.device)
+        sizes[self.rank] = rows
+        dist.all_reduce(sizes)
+        return [int(n) for n in sizes]
+
+    def _gather_rows(self, x: Tensor, sizes: list[int]) -> Tensor:
+        padded = x.new_zeros((max(sizes), *x.shape[1:]))
+        padded[: len(x)] = x
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
+
+    @torch.no_grad()
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks, in place."""
+        if self.world == 1:
+            return
+        for bucket in _buckets(tensors):
+            flat = torch.cat([x.reshape(-1) for x in bucket])
+            dist.all_reduce(flat)
+            for x, part in zip(bucket, torch.split(flat, [x.numel() for x in bucket]), strict=True):
+                x.copy_(part.view_as(x))
+
+    @torch.no_grad()
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over the ranks, in place; the same are absent on all ranks."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.add_up(gradients)
+        if self.world > 1:
+            torch._foreach_div_(gradients, self.world)
+
+    @torch.no_grad()
+    def broadcast(self, module: nn.Module) -> None:
+        """Give every rank the parameters and buffers of rank 0, in place."""
+        if self.world == 1:
+            return
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        if self.world == 1:
+            return flag
+        count = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(count)
+        return bool(count)
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.any(False)
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Lists of one dtype and at most ``_BUCKET`` numbers (or one tensor), in order."""
+    bucket: list[Tensor] = []
+    size = 0
+    for x in tensors:
+        if bucket and (size + x.numel() > _BUCKET or x.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(x)
+        size += x.numel()
+    if bucket:
+        yield bucket
+
+
+def _ranks(environ: Mapping[str, str]) -> tuple[int, int, int]:
+    """(rank, world, local rank). sbatch without srun sets SLURM_NTASKS but starts one process only."""
+    names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    if "RANK" in environ or "WORLD_SIZE" in environ:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    elif "SLURM_STEP_NUM_TASKS" not in environ:
+        return 0, 1, 0
+    missing = [name for name in names if not environ.get(name, "").isdecimal()]
+    if missing:
+        raise ConfigError(
+            f"environment: {missing[0]} is missing or not a number: start with torchrun or srun"
+        )
+    rank, world, local = (int(environ[name]) for name in names)
+    if rank >= world:
+        raise ConfigError(f"environment: {names[0]} {rank} is not below {world}: start with torchrun or srun")
+    return rank, world, local
+
+
+def _address(environ: Mapping[str, str]) -> str:
+    """host:port of rank 0: MASTER_*, or the first host of the SLURM job and a port from the job's number."""
+    job = environ.get("SLURM_JOB_ID", "")
+    host = environ.get("MASTER_ADDR") or _first_host(environ.get("SLURM_STEP_NODELIST", ""))
+    port = environ.get("MASTER_PORT") or (str(20000 + int(job) % 20000) if job.isdecimal() else "")
+    if not host or not port:
+        raise ConfigError("environment: MASTER_ADDR or MASTER_PORT is missing: start with torchrun or srun")
+    return f"{host}:{port}"
+
+
+def _first_host(hosts: str) -> str:
+    """``node[03-07,12],gpu1`` -> ``node03``."""
+    match = re.match(r"([^,\[]+)(?:\[(\w+))?", hosts)
+    return (match[1] + (match[2] or "")) if match else ""

@@ -1,0 +1,59 @@
+"""MONAI's ResNet in two and three dimensions as a backbone: image in, Features out."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.nets import resnet as monai_resnet
+from torch import Tensor, nn
+
+from volssl.models import ResNetConfig
+from volssl.models.cost import BLOCKS
+from volssl.models.norm import replace_norm
+from volssl.types import Features
+
+
+class ResNet(nn.Module):
+    """ResNet (He et al. 2016, arXiv 1512.03385); with ``stem: r3d`` and depth 18, R3D-18 (arXiv 1711.11248).
+
+    Attributes: ``dims`` (spatial dimensions), ``width`` (D, the channels of the features).
+    Weights: normal with variance 2 / fan-out (arXiv 1502.01852), norms 1 and 0. They come from torch's global
+    generator, so whoever builds one forks and seeds that generator first.
+    """
+
+    def __init__(self, config: ResNetConfig, channels: int) -> None:
+        super().__init__()
+        net = _build(config, channels)
+        pool = [net.maxpool] if config.stem == "imagenet" else []
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.act, *pool)
+        self.layers = nn.Sequential(net.layer1, net.layer2, net.layer3, net.layer4)
+        self.dims: int = config.dims
+        self.width: int = net.in_planes
+        # MONAI hands `norm` to the first layer only, so all are built as batch norm and replaced here
+        replace_norm(self, config.norm)
+
+    def forward(self, x: Tensor) -> Features:
+        """(B, C, *spatial) to tokens (B, N, D) of the last stage and their mean (B, D)."""
+        out: Tensor = self.layers(self.stem(x))
+        flat = out.flatten(2)
+        pooled = flat.mean(2, dtype=torch.promote_types(out.dtype, torch.float32))
+        return Features(tokens=flat.transpose(1, 2), grid=tuple(out.shape[2:]), pooled=pooled)
+
+
+def _build(config: ResNetConfig, channels: int) -> monai_resnet.ResNet:
+    kernel, stride = {
+        "imagenet": ((7,) * config.dims, (2,) * config.dims),
+        "r3d": ((3, 7, 7), (1, 2, 2)),
+        "small": ((3,) * config.dims, (2,) * config.dims),
+    }[config.stem]
+    return monai_resnet.ResNet(
+        block="bottleneck" if config.depth >= 50 else "basic",
+        layers=list(BLOCKS[config.depth]),
+        block_inplanes=[config.width * 2**i for i in range(4)],
+        spatial_dims=config.dims,
+        n_input_channels=channels,
+        conv1_t_size=kernel,
+        conv1_t_stride=stride,
+        shortcut_type="B",
+        feed_forward=False,
+        bias_downsample=False,
+    )
