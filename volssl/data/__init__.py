@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from volssl.schema import Schema
 
@@ -16,15 +16,24 @@ Report = Callable[[int, int, str], None]  # (items done, items in all, a line wo
 
 
 class Percentile(Schema):
-    """Scale the given percentiles of the item to 0..1 and clip there."""
+    """Scale the given percentiles of each channel to 0..1 and clip there.
+
+    Where the two coincide (a small object on an empty background), the least and the greatest value instead.
+    """
 
     name: Literal["percentile"] = "percentile"
     lower: float = Field(default=0.5, ge=0, le=100)
     upper: float = Field(default=99.5, ge=0, le=100)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower {self.lower} must be less than upper {self.upper}")
+        return self
+
 
 class ZScore(Schema):
-    """Zero mean and unit variance over the foreground (voxels other than zero)."""
+    """Zero mean, unit variance over the voxels of each channel that are not zero; zero stays zero."""
 
     name: Literal["zscore"] = "zscore"
 
@@ -45,17 +54,20 @@ class Keep(Schema):
 
 Intensity = Annotated[Percentile | ZScore | Window | Keep, Field(discriminator="name")]
 Size = tuple[Annotated[int, Field(ge=1)], ...]
+AXES = ({"R", "L"}, {"A", "P"}, {"S", "I"})  # the two ends of each patient axis
 
 
-class _Volumes(Schema):
+class Volumes(Schema):
     """What every source of volumes shares; sizes and spacings are slices x rows x columns.
 
     region: the shape that is cached and handed to the views; what the views need where absent.
     fit: ``crop`` centre-crops or zero-pads to the region, ``resize`` resamples to it.
-    spacing: mm to resample to; as acquired where absent. orientation: axis codes such as ``SPL``; as acquired
-    where absent. crop_foreground: cut away the empty border first.
+    spacing: mm to resample to; as acquired where absent. orientation: where each axis leads, such as ``SPL``
+    (slices to superior, rows to posterior, columns to left); as acquired where absent.
+    crop_foreground: cut away the empty border (voxels that are 0 after the intensity step) before fitting.
     max_bad: share of unreadable items over which the run stops. non_finite: what becomes of NaN and infinity.
-    cache: folder of the preprocessed items; cache_gb: its ceiling, beyond which items are read anew each time.
+    cache: folder of the preprocessed items; cache_gb: its ceiling in GB of 1e9 bytes, beyond which items are
+    read anew each time and the longest unused files of other sources go.
     """
 
     root: str
@@ -81,22 +93,48 @@ class _Volumes(Schema):
         """Spatial dimensions of every item."""
         return 3
 
+    @model_validator(mode="after")
+    def _geometry(self) -> Self:
+        for key, size in (("region", self.region), ("spacing", self.spacing)):
+            if size is not None and len(size) != self.dims:
+                raise ValueError(f"{key} needs {self.dims} numbers (slices, rows, columns), not {len(size)}")
+        code = self.orientation
+        if code is not None and (len(code) != self.dims or not all(set(code) & axis for axis in AXES)):
+            raise ValueError(
+                f"orientation {code!r} needs one letter of each of R/L, A/P and S/I, such as SPL"
+            )
+        return self
 
-class VolumeConfig(_Volumes):
+
+class VolumeConfig(Volumes):
     """Folders of DICOM series and NIfTI files, at any depth under ``root``.
 
-    sequences: glob patterns on the file's (or series folder's) path under ``root``, or on a DICOM series'
-    description, one per MRI sequence, e.g. ``["*T1*", "*FLAIR*"]``. With ``sequences_as: channels`` every folder
-    in which each pattern matches exactly one volume is one item whose channels are the sequences, resampled to
-    the grid of the first; with ``items`` only volumes that match are used, one item each.
-    time: what a 4D file becomes: an index (that time point), ``channels`` (``time_points`` of them) or ``items``.
+    sequences: glob patterns, one per MRI sequence, e.g. ``["*T1*", "*FLAIR*"]``, on the name of the file (or
+    of the series' folder; with a slash, on as many names from the end of the path), or on a DICOM series'
+    description. With ``sequences_as: channels`` every folder in which each pattern matches exactly one volume
+    is one item whose channels are the sequences, resampled to the grid of the first (zero outside of a
+    sequence's field of view); a folder in which only some match, or one matches twice, counts as unreadable.
+    With ``items`` only volumes that match are used, one item each.
+    time: what a 4D file becomes: an index (that time point), ``channels`` (``time_points`` of them) or
+    ``items``.
+    Masks beside images are images to a computer: let ``root`` name the images' folder, or use ``sequences``.
     """
 
     name: Literal["volume"] = "volume"
     sequences: tuple[str, ...] = ()
     sequences_as: Literal["items", "channels"] = "items"
-    time: int | Literal["channels", "items"] = 0
+    time: Annotated[int, Field(ge=0)] | Literal["channels", "items"] = 0
     time_points: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _sequences(self) -> Self:
+        if self.sequences_as == "channels" and not self.sequences:
+            raise ValueError("sequences_as: channels needs sequences, one pattern per channel")
+        if self.sequences_as == "channels" and not isinstance(self.time, int):
+            raise ValueError(
+                f"time: {self.time} does not go with sequences_as: channels; time must be an index"
+            )
+        return self
 
     @property
     def channels(self) -> int:
@@ -115,10 +153,21 @@ class VolumeConfig(_Volumes):
         return build(self, region, workers=workers, report=report)
 
 
-class StackConfig(_Volumes):
-    """Slice stacks: ``.npy`` files of slices x rows x columns (MRNet), or folders of slice images in name order."""
+class StackConfig(Volumes):
+    """Slice stacks: ``.npy`` files of slices x rows x columns (MRNet), or folders of slice images by name.
+
+    They carry no geometry, so neither ``spacing`` nor ``orientation`` can be set.
+    """
 
     name: Literal["stack"] = "stack"
+
+    @model_validator(mode="after")
+    def _no_geometry(self) -> Self:
+        if self.spacing is not None or self.orientation is not None:
+            raise ValueError(
+                "slice stacks carry no geometry: leave out spacing and orientation, use fit: resize"
+            )
+        return self
 
     def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
         """As ``VolumeConfig.build``."""
@@ -130,7 +179,7 @@ class StackConfig(_Volumes):
 class PhantomConfig(StackConfig):
     """The synthetic knee cohort in MRNet's layout, made at ``root`` if it is not there (``volssl phantom``).
 
-    Pre-training uses ``split`` and ``plane``; the evaluation reads all of it.
+    Pre-training uses ``split`` and ``plane``; the evaluation reads all of it. prevalence: share of torn ACLs.
     """
 
     name: Literal["phantom"] = "phantom"  # type: ignore[assignment]
@@ -139,6 +188,7 @@ class PhantomConfig(StackConfig):
     valid: int = Field(default=120, ge=2)
     pixels: int = Field(default=96, ge=32)
     phantom_seed: int = Field(default=0, ge=0)
+    prevalence: float = Field(default=0.35, ge=0, le=1)
     split: Literal["train", "valid"] = "train"
     plane: Literal["axial", "coronal", "sagittal", "all"] = "sagittal"
 

@@ -1,0 +1,167 @@
+"""From a volume as the door gives it to the array that is cached: MONAI's deterministic transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import scipy.ndimage as ndi
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.transforms import (
+    CropForeground,
+    NormalizeIntensity,
+    Orientation,
+    Resize,
+    ResizeWithPadOrCrop,
+    ScaleIntensityRange,
+    Spacing,
+)
+from torch import Tensor
+
+from volssl.data import Intensity, Keep, Percentile, Size, Volumes, Window
+from volssl.errors import DataError
+
+Step = Callable[[MetaTensor], MetaTensor]
+Preprocess = Callable[[MetaTensor], tuple[Tensor, tuple[float, ...]]]
+
+
+def preprocess(config: Volumes, region: Size) -> Preprocess:
+    """The deterministic part of the way from a file to a view.
+
+    The order, each step with its reason:
+
+    1. orientation: exchanges and flips axes, so that what follows means the same in every item;
+    2. spacing: in mm, once the axes are known, and while the values are still those of the scanner;
+    3. intensity: over the whole volume, because a crop or a padding would shift its statistics;
+    4. foreground crop: after intensity, where 0 means "nothing here" in every unit (air in CT too);
+    5. fit: the last, since only it knows the region.
+
+    Returns:
+        A function of a (C, slices, rows, columns) float32 MetaTensor with an affine in mm. It returns a plain
+        float32 tensor (C, *region) and the spacing in mm of its axes, and raises DataError where a channel is
+        constant (before or after the intensity step) or a value is not finite.
+    """
+    before = [*_orientation(config.orientation), *_spacing(config.spacing)]
+    after = [*_foreground(crop=config.crop_foreground), _fit(config.fit, region)]
+
+    def run(image: MetaTensor) -> tuple[Tensor, tuple[float, ...]]:
+        if not isinstance(image, MetaTensor):
+            raise TypeError("a plain tensor carries no geometry, and MONAI would assume 1 mm")
+        with _one_thread():
+            image = _apply(before, image)
+            _refuse_constant(image, "every voxel")
+            image = _intensity(config.intensity, image)
+            _refuse_constant(image, f"after {config.intensity.name} scaling every voxel")
+            image = _apply(after, image)
+        spacing = affine_to_spacing(image.affine, r=len(region))
+        return _finite(image.as_tensor()), tuple(float(s) for s in spacing)
+
+    return run
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are rounded differently with each number of threads; with one the result is the same anywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _apply(steps: list[Step], image: MetaTensor) -> MetaTensor:
+    for step in steps:
+        image = step(image)
+    return image
+
+
+def _orientation(axcodes: str | None) -> list[Step]:
+    # The labels are MONAI's default; left out, it warns of their change.
+    labels = (("L", "R"), ("P", "A"), ("I", "S"))
+    return [] if axcodes is None else [Orientation(axcodes, labels=labels)]
+
+
+def _spacing(spacing: tuple[float, ...] | None) -> list[Step]:
+    if spacing is None:
+        return []
+    resample = Spacing(spacing, mode="bilinear", padding_mode="border", dtype=torch.float32)
+
+    def run(image: MetaTensor) -> MetaTensor:
+        acquired = affine_to_spacing(image.affine, r=len(spacing))
+        shrink = [new / float(old) for new, old in zip(spacing, acquired, strict=True)]
+        return resample(_smooth(image, shrink))
+
+    return [run]
+
+
+def _foreground(*, crop: bool) -> list[Step]:
+    return [CropForeground(select_fn=lambda x: x != 0, allow_smaller=True)] if crop else []
+
+
+def _fit(how: str, region: Size) -> Step:
+    if how == "crop":
+        return ResizeWithPadOrCrop(region)  # type: ignore[no-any-return]
+    resize = Resize(region, mode="trilinear", align_corners=False)
+
+    def run(image: MetaTensor) -> MetaTensor:
+        shrink = [old / new for old, new in zip(image.shape[1:], region, strict=True)]
+        return resize(_smooth(image, shrink))
+
+    return run
+
+
+def _smooth(image: MetaTensor, shrink: list[float]) -> MetaTensor:
+    """Gaussian of sigma (shrink - 1) / 2 voxels per axis that gets coarser, so that nothing aliases.
+
+    MONAI's Resize has the same filter, but pads with zeros: a constant image gets edges of 0.74.
+    """
+    sigma = [max(s - 1, 0) / 2 for s in shrink]
+    if not any(sigma):
+        return image
+    smooth = ndi.gaussian_filter(image.as_tensor().numpy(), [0, *sigma], mode="nearest")
+    return _with_values(image, torch.from_numpy(smooth))
+
+
+def _with_values(image: MetaTensor, values: Tensor) -> MetaTensor:
+    """Other values on the same grid; MONAI hands back MetaTensors with a wrong affine even for plain tensors."""
+    return MetaTensor(values.as_subclass(Tensor), affine=image.affine)
+
+
+def _intensity(config: Intensity, image: MetaTensor) -> MetaTensor:
+    plain = image.as_tensor()
+    if isinstance(config, Keep):
+        return image
+    if isinstance(config, Percentile):
+        scaled = torch.stack([_percentile(config, channel) for channel in plain])
+    elif isinstance(config, Window):
+        low, high = config.centre - config.width / 2, config.centre + config.width / 2
+        scaled = ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(plain)
+    else:
+        scaled = NormalizeIntensity(nonzero=True, channel_wise=True)(plain)
+    return _with_values(image, scaled)
+
+
+def _percentile(config: Percentile, channel: Tensor) -> Tensor:
+    low, high = (float(p) for p in np.percentile(channel.numpy(), [config.lower, config.upper]))
+    if low == high:
+        low, high = float(channel.min()), float(channel.max())
+    return ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(channel)  # type: ignore[no-any-return]
+
+
+def _refuse_constant(image: MetaTensor, what: str) -> None:
+    for i, channel in enumerate(image.as_tensor()):
+        if (value := channel.flatten()[0]) == channel.max() == channel.min():
+            where = f" of channel {i}" if len(image) > 1 else ""
+            raise DataError(
+                "constant", f"{what}{where} is {float(value):g}: no image, or data.intensity is wrong"
+            )
+
+
+def _finite(image: Tensor) -> Tensor:
+    if not bool(torch.isfinite(image).all()):
+        raise DataError("non_finite", "preprocessing made values that are not finite: look at data.intensity")
+    return image.contiguous()
