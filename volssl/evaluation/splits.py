@@ -45,7 +45,7 @@ def folds(y: Ints, groups: Groups, most: int, seed: int) -> list[tuple[Ints, Int
         raise ValueError("folds need two patients of each class")
     single = len(np.unique(groups)) == len(groups)
     kind = StratifiedKFold if single else StratifiedGroupKFold
-    parts = kind(k, shuffle=True, random_state=seed).split(np.zeros(len(y)), y, groups)
+    parts = kind(k, shuffle=True, random_state=seed).split(y, y, None if single else groups)
     made = [(train, held) for train, held in parts if len(held)]
     if any(len(np.unique(y[train])) < 2 for train, _ in made):
         raise ValueError("a fold's training side holds one class: too few patients")

@@ -117,7 +117,8 @@ def youden(y: Ints, score: Floats) -> float:
     training scores that come from models which have not seen the exam.
     """
     fpr, tpr, cuts = roc_curve(y, score, drop_intermediate=False)
-    best = 1 + int(np.argmax((tpr - fpr)[1:]))  # cut 0 is infinity: nothing is called positive
+    gain = np.round(tpr - fpr, 12)  # so that equal fractions tie, and the highest threshold is taken
+    best = 1 + int(np.argmax(gain[1:]))  # cut 0 is infinity: nothing is called positive
     return float(cuts[best] if best + 1 == len(cuts) else (cuts[best] + cuts[best + 1]) / 2)
 
 

@@ -1,0 +1,79 @@
+"""The linear probe: what it finds, what it must not see, and what its out-of-fold scores are for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from volssl.evaluation.linear import STRENGTHS, linear_probe
+from volssl.evaluation.statistics import Floats, Ints
+
+
+def planted(n: int, width: int, strength: float, seed: int) -> tuple[Floats, Ints]:
+    """Noise of ``width`` columns; the first carries the label."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation((np.arange(n) < n // 4).astype(np.int64))
+    x = rng.normal(size=(n, width))
+    x[:, 0] += strength * y
+    return x, y
+
+
+def test_finds_a_planted_signal() -> None:
+    """Separation 3 in one of 20 columns: true AUC Phi(3/sqrt 2) = .983."""
+    x, y = planted(200, 20, 3.0, 0)
+    test_x, test_y = planted(200, 20, 3.0, 1)
+    probe = linear_probe(x, y, test_x, groups=np.arange(200), seed=0)
+    assert roc_auc_score(test_y, probe.scores) > 0.95
+    assert roc_auc_score(y, probe.oof_scores) > 0.95
+
+
+def test_scores_are_those_of_the_plain_fit_at_the_chosen_strength() -> None:
+    """The probe's test scores are a balanced, standardised logistic regression written out here."""
+    x, y = planted(100, 5, 1.0, 0)
+    test_x, _ = planted(30, 5, 1.0, 1)
+    probe = linear_probe(x, y, test_x, groups=np.arange(100), seed=0)
+    scale = StandardScaler().fit(x)
+    twin = LogisticRegression(C=probe.c, class_weight="balanced", max_iter=5000).fit(scale.transform(x), y)
+    assert probe.c in STRENGTHS
+    np.testing.assert_allclose(probe.scores, twin.decision_function(scale.transform(test_x)), rtol=1e-6)
+
+
+def test_out_of_fold_scores_have_not_seen_their_row() -> None:
+    """60 rows of 200 columns of noise: a fit parts its own rows (control, AUC 1), out of fold not.
+
+    So planes and thresholds must be fitted on out-of-fold scores: in-fold ones call noise perfect.
+    """
+    x, y = planted(60, 200, 0.0, 0)
+    probe = linear_probe(x, y, x, groups=np.arange(60), seed=0)
+    assert roc_auc_score(y, probe.scores) > 0.95
+    assert 0.25 < roc_auc_score(y, probe.oof_scores) < 0.75
+
+
+def test_patients_are_never_on_both_sides_of_a_fold() -> None:
+    """Each patient has two identical exams: split by exam the twin gives the label away, by patient not."""
+    x, y = planted(40, 100, 0.0, 3)
+    x, y, patients = np.repeat(x, 2, axis=0), np.repeat(y, 2), np.repeat(np.arange(40), 2)
+    by_patient = linear_probe(x, y, x, groups=patients, seed=0)
+    by_exam = linear_probe(x, y, x, groups=np.arange(80), seed=0)
+    assert roc_auc_score(y, by_exam.oof_scores) > 0.9
+    assert roc_auc_score(y, by_patient.oof_scores) < 0.75
+
+
+def test_scale_of_a_feature_does_not_matter() -> None:
+    """Features times 1000 plus 5 are the same features; a constant one is harmless."""
+    x, y = planted(80, 4, 1.0, 0)
+    moved = np.column_stack([1000 * x + 5, np.ones(80)])
+    a, b = (linear_probe(v, y, v, groups=np.arange(80), seed=0) for v in (x, moved))
+    np.testing.assert_allclose(a.scores, b.scores, rtol=1e-5, atol=1e-7)
+
+
+def test_four_exams_are_enough() -> None:
+    """Two of each class make two folds."""
+    x, y = np.array([[0.0], [0.1], [1.0], [1.1]]), np.array([0, 0, 1, 1])
+    probe = linear_probe(x, y, x, groups=np.arange(4), seed=0)
+    assert roc_auc_score(y, probe.oof_scores) == 1.0
+    with pytest.raises(ValueError, match="two patients"):
+        linear_probe(x[:3], y[:3], x, groups=np.arange(3), seed=0)

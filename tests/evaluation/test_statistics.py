@@ -1,0 +1,172 @@
+"""Metrics by hand and against scikit-learn, the bootstrap's coverage, and what a difference may be called."""
+
+from __future__ import annotations
+
+import confidenceinterval
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn import metrics as sk
+
+from volssl.evaluation.statistics import (
+    METRICS,
+    Estimate,
+    Floats,
+    Ints,
+    auc,
+    binary_metrics,
+    bootstrap,
+    estimate,
+    in_words,
+    youden,
+)
+
+
+def cohort(n: int, separation: float, seed: int, share: float = 0.4) -> tuple[Ints, Floats]:
+    """Binormal scores: negatives N(0, 1), positives N(separation, 1); true AUC = Phi(separation / sqrt 2)."""
+    rng = np.random.default_rng(seed)
+    y = (np.arange(n) < round(share * n)).astype(np.int64)
+    return y, rng.normal(size=n) + separation * y
+
+
+def test_metrics_by_hand() -> None:
+    """Scores .9 .8 .7 .6 | .8 .5 .4 .3 .2 .1 (4 tears, 6 without), threshold .65.
+
+    TP 3 (.9 .8 .7), FN 1, FP 1 (.8), TN 5. Accuracy 8/10. Sensitivity 3/4. Specificity 5/6. PPV 3/4. NPV 5/6.
+    F1 = 6/8. Chance agreement = (4*4 + 6*6)/100 = .52; kappa = (.8 - .52)/.48 = 7/12.
+    AUC: .9 beats 6; .8 beats 5 and ties 1; .7 and .6 beat 5 each: (6 + 5.5 + 5 + 5)/24 = 21.5/24.
+    """
+    y = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    score = np.array([0.9, 0.8, 0.7, 0.6, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1])
+    got = binary_metrics(y, score, 0.65, np.ones((1, 10)))
+    hand = (21.5 / 24, 0.8, 3 / 4, 5 / 6, 3 / 4, 5 / 6, 6 / 8, 7 / 12)
+    assert tuple(got) == METRICS
+    np.testing.assert_allclose([got[m][0] for m in METRICS], hand, rtol=1e-14)
+
+
+def test_metrics_equal_scikit_learn_on_every_resample() -> None:
+    """The weighted formulas against scikit-learn with sample_weight, with ties among the scores."""
+    y, score = cohort(40, 1.0, seed=1)
+    score = np.round(score, 1)
+    draws = bootstrap(y, np.arange(40), 20, seed=2)
+    got = binary_metrics(y, score, 0.5, draws.weight)
+    called = (score >= 0.5).astype(int)
+    for r, w in enumerate(draws.weight):
+        given = {"sample_weight": w}
+        want = {
+            "auc": sk.roc_auc_score(y, score, **given),
+            "accuracy": sk.accuracy_score(y, called, **given),
+            "sensitivity": sk.recall_score(y, called, **given),
+            "specificity": sk.recall_score(y, called, pos_label=0, **given),
+            "ppv": sk.precision_score(y, called, **given),
+            "npv": sk.precision_score(y, called, pos_label=0, **given),
+            "f1": sk.f1_score(y, called, **given),
+            "kappa": sk.cohen_kappa_score(y, called, **given),
+        }
+        np.testing.assert_allclose([got[m][r] for m in METRICS], [want[m] for m in METRICS], rtol=1e-12)
+
+
+def test_undefined_is_nan_and_not_zero() -> None:
+    """Nothing called positive: PPV is 0/0. One class in a resample: no AUC (torchmetrics says 0.0)."""
+    y, score = np.array([0, 1, 0]), np.array([0.1, 0.2, 0.3])
+    assert np.isnan(binary_metrics(y, score, 9.0, np.ones((1, 3)))["ppv"][0])
+    assert np.isnan(auc(y, score, np.array([[1.0, 0.0, 2.0]]))[0])
+    with pytest.raises(ValueError, match="finite"):
+        auc(y, np.array([0.1, np.nan, 0.3]), np.ones((1, 3)))
+
+
+def test_bootstrap_draws_whole_patients() -> None:
+    """Exams of one patient come and go together, and each resample holds as many patients as the sample."""
+    y = np.array([1, 0, 1, 0, 0, 1])
+    groups = np.array(["a", "a", "b", "b", "c", "d"])
+    draws = bootstrap(y, groups, 200, seed=0)
+    assert (draws.weight[0] == 1).all()
+    assert (draws.weight[:, 0] == draws.weight[:, 1]).all()
+    assert (draws.weight[:, [0, 2, 4, 5]].sum(1) == 4).all()
+
+
+def test_single_class_resamples_are_redrawn_and_counted() -> None:
+    """One tear among 10: a resample lacks it with probability .9^10 = .349, so about 536 redraws for 1000."""
+    y = np.eye(10, dtype=np.int64)[0]
+    draws = bootstrap(y, np.arange(10), 1000, seed=0)
+    assert ((draws.weight @ y) > 0).all()
+    assert draws.redrawn == pytest.approx(1000 * 0.349 / 0.651, rel=0.15)
+    with pytest.raises(ValueError, match="both classes"):
+        bootstrap(np.zeros(5, dtype=np.int64), np.arange(5), 10, seed=0)
+
+
+def coverage(spread: float) -> float:
+    """Share of 200 simulated cohorts of 120 whose interval, scaled by ``spread``, holds the true AUC."""
+    truth, held = norm.cdf(1.5 / np.sqrt(2)), 0
+    for seed in range(200):
+        y, score = cohort(120, 1.5, seed)
+        e = estimate(auc(y, score, bootstrap(y, np.arange(120), 300, seed).weight)[None])
+        held += abs(truth - (e.high + e.low) / 2) <= spread * (e.high - e.low) / 2
+    return held / 200
+
+
+def test_the_interval_covers_as_it_says() -> None:
+    """Nominal 95 %. Control: an interval of half the width must fail the same test."""
+    assert 0.90 <= coverage(1.0) <= 0.99
+    assert coverage(0.5) < 0.90
+
+
+def test_interval_agrees_with_delong() -> None:
+    """The percentile interval of AUC against DeLong's from another package: ends within .02 at N = 300."""
+    y, score = cohort(300, 1.2, seed=3)
+    probability = 1 / (1 + np.exp(-score))
+    value, (low, high) = confidenceinterval.roc_auc_score(y, probability, confidence_level=0.95)
+    e = estimate(auc(y, score, bootstrap(y, np.arange(300), 2000, 0).weight)[None])
+    assert e.value == pytest.approx(value, abs=1e-6)  # theirs is float32
+    assert (e.low, e.high) == pytest.approx((low, high), abs=0.02)
+
+
+def test_shuffled_labels_contain_one_half() -> None:
+    """A score that knows nothing: 0.5 lies within the interval; one that knows (control): it does not."""
+    y, score = cohort(120, 1.5, seed=5)
+    shuffled = np.random.default_rng(0).permutation(y)
+    for labels, holds in ((shuffled, True), (y, False)):
+        e = estimate(auc(labels, score, bootstrap(labels, np.arange(120), 1000, 0).weight)[None])
+        assert (e.low <= 0.5 <= e.high) is holds
+
+
+def test_estimate_averages_seeds_before_it_takes_quantiles() -> None:
+    """Two seeds .6 and .8: mean .7, sd sqrt(.02) = .1414; the resamples' means are .5 .6 .7 .8 .9."""
+    values = np.array([[0.6, 0.4, 0.5, 0.6, 0.7, 0.8], [0.8, 0.6, 0.7, 0.8, 0.9, 1.0]])
+    e = estimate(values)
+    assert (e.value, e.sd) == pytest.approx((0.7, np.sqrt(0.02)))
+    assert (e.low, e.high) == pytest.approx((0.51, 0.89))  # 2.5 % of the way from .5 to .9 is .51
+
+
+def test_differences_are_paired() -> None:
+    """b = a + a little noise: paired, the difference is far narrower than either interval."""
+    y, a = cohort(120, 1.0, seed=7)
+    b = a + 0.05 * np.random.default_rng(0).normal(size=120)
+    weight = bootstrap(y, np.arange(120), 1000, 0).weight
+    alone, paired = estimate(auc(y, a, weight)[None]), estimate((auc(y, a, weight) - auc(y, b, weight))[None])
+    assert (paired.high - paired.low) < 0.2 * (alone.high - alone.low)
+
+
+def test_youden_by_hand() -> None:
+    """Scores .9+ .7+ .6- .5+ .2- .1-. J at .9: 1/3; .7: 2/3; .6: 1/3; .5: 2/3. The first: (.7 + .6) / 2."""
+    y, score = np.array([1, 1, 0, 1, 0, 0]), np.array([0.9, 0.7, 0.6, 0.5, 0.2, 0.1])
+    assert youden(y, score) == pytest.approx(0.65)
+
+
+def test_threshold_is_not_one_half_of_a_logit() -> None:
+    """BYOLMed3D defect: threshold .5 on the logit. Logits -3 (none) and -1 (tear) part at -2, not at .5."""
+    y, logit = np.array([0, 0, 1, 1]), np.array([-3.0, -3.1, -1.0, -0.9])
+    right = binary_metrics(y, logit, youden(y, logit), np.ones((1, 4)))
+    defect = binary_metrics(y, logit, 0.5, np.ones((1, 4)))
+    assert youden(y, logit) == pytest.approx(-2.0)
+    assert right["sensitivity"][0] == 1.0
+    assert defect["sensitivity"][0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [(0.01, 0.2, "better than"), (-0.2, -0.01, "worse than"), (-0.1, 0.1, "within noise")],
+)
+def test_differences_in_words(low: float, high: float, says: str) -> None:
+    """The sentence follows the interval, not the number."""
+    assert says in in_words(Estimate(0.05, low, high), "pre-trained", "random", "AUC")
