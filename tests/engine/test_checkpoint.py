@@ -1,0 +1,258 @@
+"""A checkpoint is whole or it is not there, and no damage goes unnoticed."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from volssl.engine import checkpoint
+from volssl.engine.checkpoint import list_checkpoints, load_latest, read, save, sweep
+from volssl.errors import RunError
+
+
+def tensors(step: int) -> dict[str, Tensor]:
+    """A few of every kind that a run has: several dimensions and types, a scalar, an empty one."""
+    generator = torch.Generator().manual_seed(step)
+    weight = torch.randn(2, 3, 2, 2, 2, generator=generator).to(memory_format=torch.channels_last_3d)
+    return {
+        "method.weight": weight,
+        "method.seen": torch.tensor(step),
+        "method.half": torch.randn(5, generator=generator).bfloat16(),
+        "method.mask": torch.tensor([True, False]),
+        "method.none": torch.empty(0, 4),
+        "optimizer.weight.momentum": torch.randn(7, generator=generator, dtype=torch.float64),
+    }
+
+
+def write(folder: Path, *steps: int, keep: int = 3) -> Path:
+    for step in steps:
+        path = save(folder, step=step, tensors=tensors(step), meta={"lr": 0.1, "at": step}, keep=keep)
+    return path
+
+
+def steps(folder: Path) -> list[int]:
+    return [read(path).step for path in list_checkpoints(folder)]
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    write(tmp_path, 100, 200)
+    found = load_latest(tmp_path)
+    assert found is not None
+    assert (found.step, found.meta, found.damaged) == (200, {"lr": 0.1, "at": 200}, ())
+    assert found.tensors.keys() == tensors(200).keys()
+    for name, expected in tensors(200).items():
+        got = found.tensors[name]
+        assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+        assert torch.equal(got, expected)
+
+
+def test_an_empty_or_missing_folder_has_none(tmp_path: Path) -> None:
+    assert load_latest(tmp_path) is None
+    assert load_latest(tmp_path / "missing") is None
+
+
+def test_the_newest_are_kept_in_order_of_the_step(tmp_path: Path) -> None:
+    write(tmp_path, 9, 10, 100_000_000, keep=3)
+    assert steps(tmp_path) == [9, 10, 100_000_000]
+    write(tmp_path, 100_000_001, keep=2)
+    assert steps(tmp_path) == [100_000_000, 100_000_001]
+
+
+def test_a_damaged_newer_file_never_costs_a_good_one(tmp_path: Path) -> None:
+    write(tmp_path, 10, 20)
+    newest = list_checkpoints(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    write(tmp_path, 15, keep=1)
+    found = load_latest(tmp_path)
+    assert found is not None
+    assert found.step == 15
+    assert len(found.damaged) == 1
+    assert "step-00000020.safetensors is damaged" in found.damaged[0]
+
+
+def test_only_damaged_files_are_an_error(tmp_path: Path) -> None:
+    write(tmp_path, 10).write_bytes(b"")
+    with pytest.raises(RunError, match="no checkpoint can be used"):
+        load_latest(tmp_path)
+
+
+def test_tied_weights_and_views_of_one_storage(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    save(tmp_path, step=1, tensors={"a": whole, "b": whole, "c": whole[2:4]}, meta={}, keep=1)
+    found = load_latest(tmp_path)
+    assert found is not None
+    assert torch.equal(found.tensors["b"], whole)
+    assert found.tensors["c"].tolist() == [2.0, 3.0]
+
+
+def detected(path: Path, content: bytes) -> bool:
+    """Whether reading refuses ``content``."""
+    path.write_bytes(content)
+    try:
+        read(path)
+    except RunError:
+        return True
+    return False
+
+
+def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(400):
+        at, bit = draw.randrange(len(whole)), draw.randrange(8)
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << bit
+        assert detected(path, bytes(damaged)), (at, bit)
+    assert not detected(path, whole)
+
+
+def test_every_truncation_and_a_zeroed_tail_are_detected(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), len(whole) // 50):
+        assert detected(path, whole[:length]), length
+    assert detected(path, whole[:-16] + bytes(16))
+    assert detected(path, whole + b"x")
+
+
+def test_the_checksum_is_what_detects_it(tmp_path: Path) -> None:
+    """Negative control: safetensors alone takes a flipped bit of the payload for the truth."""
+    path = tmp_path / "plain.safetensors"
+    save_file({"a": torch.zeros(8)}, path)
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(bytes(whole))
+    assert load_file(path)["a"].tolist() != [0.0] * 8
+    with pytest.raises(RunError, match="checksum"):
+        read(path)
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """The exit code of ``work`` in a forked process: 0 where it returned, 1 where it raised."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+CALLS = [("os", "replace"), ("os", "fsync"), ("os", "open"), ("os", "close"), ("checkpoint", "save_file")]
+
+
+def die_at(n: int, after: bool) -> None:
+    """From here on, the process dies at its n-th I/O call, before or after it is carried out."""
+    count = [0]
+
+    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+        def dying(*args: Any, **kwargs: Any) -> Any:
+            count[0] += 1
+            if count[0] == n and not after:
+                os._exit(9)
+            result = call(*args, **kwargs)
+            if count[0] == n:
+                os._exit(9)
+            return result
+
+        return dying
+
+    for module, name in CALLS:
+        owner: Any = os if module == "os" else checkpoint
+        setattr(owner, name, wrap(getattr(owner, name)))
+    Path.unlink = wrap(Path.unlink)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_death_at_every_call_leaves_a_whole_checkpoint(tmp_path: Path, after: bool) -> None:
+    """Steps 1 and 2 are there, the save of step 3 with keep 2 dies at its n-th call: the newest is 2 or 3 and
+    whole, so is all that has a checkpoint's name, and the next start leaves no temporary file."""
+    ends = []
+    for n in range(1, 30):
+        folder = tmp_path / str(n)
+        write(folder, 1, 2)
+
+        def work(folder: Path = folder, n: int = n) -> None:
+            die_at(n, after)
+            write(folder, 3, keep=2)
+
+        code = in_child(work)
+        sweep(folder)
+        found = load_latest(folder)
+        assert found is not None
+        assert not found.damaged
+        assert all(torch.equal(found.tensors[k], v) for k, v in tensors(found.step).items())
+        assert all(p in list_checkpoints(folder) for p in folder.iterdir())
+        ends.append(found.step)
+        if code == 0:
+            break
+    assert code == 0
+    assert ends == sorted(ends)
+    assert set(ends) == {2, 3}
+    assert len(ends) > 8
+
+
+def test_saving_in_place_does_not_survive_that(tmp_path: Path) -> None:
+    """Negative control: overwrite the one file instead, and die half-way through the write."""
+    path = write(tmp_path, 1)
+    content = path.read_bytes()
+
+    def work() -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+            file.flush()
+            os._exit(9)
+
+    assert in_child(work) == 9
+    with pytest.raises(RunError, match="no checkpoint can be used"):
+        load_latest(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, share: float) -> None:
+    """The write fails after that share of it; the message names the free space, no temporary file stays."""
+    limit = int(share * write(tmp_path, 1).stat().st_size)
+
+    def work() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            write(tmp_path, 2)
+        except RunError as problem:
+            os._exit(42 if "MB free" in str(problem) else 43)
+
+    assert in_child(work) == 42
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001.safetensors"]
+    assert steps(tmp_path) == [1]
+
+
+def test_free_space_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    monkeypatch.setattr(checkpoint, "save_file", lambda *_: pytest.fail("written all the same"))
+    with pytest.raises(RunError, match="not saved: 0 MB are needed"):
+        write(tmp_path, 1)
+
+
+def test_stray_files_are_no_checkpoints(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    (tmp_path / "step-x.safetensors").write_bytes(b"junk")
+    (tmp_path / ".step-00000009.safetensors.tmp").write_bytes(b"junk")
+    found = load_latest(tmp_path)
+    assert found is not None
+    assert found.step == 5
+    sweep(tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))

@@ -1,0 +1,58 @@
+"""Two processes never write one folder, and a dead one leaves no lock."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from volssl.engine.lock import lock
+from volssl.errors import RunError
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from volssl.engine.lock import lock
+with lock(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    """The first also has a forked child, as a loader worker is, that outlives it."""
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    orphan = int(first.stdout.readline())
+    try:
+        with pytest.raises(RunError, match=rf"process {first.pid} on .* is writing here"), lock(tmp_path):
+            pass
+        first.kill()
+        first.wait(10)
+        with lock(tmp_path):
+            assert str(os.getpid()) in (tmp_path / "lock").read_text()
+    finally:
+        first.kill()
+        os.kill(orphan, signal.SIGKILL)
+        first.stdout.close()
+
+
+def test_leaving_the_block_lets_go(tmp_path: Path) -> None:
+    with lock(tmp_path / "new"):
+        pass
+    child = os.fork()
+    if child == 0:
+        with lock(tmp_path / "new"):
+            os._exit(7)
+    deadline = time.monotonic() + 10
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(done[1]) == 7

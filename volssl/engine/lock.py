@@ -1,0 +1,36 @@
+"""One writer per run folder: a lock that the system lets go of when the process dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from volssl.errors import RunError
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder/lock`` for writing; the file stays, the lock does not.
+
+    Raises:
+        RunError: another process holds it; the message says which and where.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            # A record lock, not flock: loader workers outlive a killed parent by seconds and would keep that.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            what = f"{folder}: {holder} is writing here: wait for it, or give another output"
+            raise RunError(what) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
