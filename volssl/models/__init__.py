@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,13 +10,16 @@ from volssl.schema import Schema
 
 if TYPE_CHECKING:
     from volssl.models.resnet import ResNet
+    from volssl.models.vit import ViT
+
+Positive = Annotated[int, Field(ge=1)]
 
 
 class ResNetConfig(Schema):
     """MONAI's ResNet. ``stem: r3d`` is torchvision's R3D-18 stem, which Kinetics-400 weights fit.
 
     Stems: ``imagenet`` 7^n stride 2 and max-pool; ``r3d`` 3x7x7 stride 1x2x2, no pool;
-    ``small`` 3^n stride 2, no pool. ``width`` is the number of channels of the first stage (64 in the papers).
+    ``small`` 3^n stride 2, no pool. ``width`` is the number of channels of the first stage (64 in papers).
     """
 
     name: Literal["resnet"] = "resnet"
@@ -39,6 +42,64 @@ class ResNetConfig(Schema):
         from volssl.models.resnet import ResNet
 
         return ResNet(self, channels)
+
+
+class ViTConfig(Schema):
+    """Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) in two or three dimensions.
+
+    patch: voxels of a patch along each axis, slices first. size: the image size at which the learned
+    positions are stored; for views of other sizes they are interpolated. width: channels of a token. mlp:
+    hidden channels of the perceptrons, in multiples of width. pool: the features of an image are its class
+    token or the mean of its tokens. layer_scale: where LayerScale (arXiv 2103.17239) starts; none without it.
+
+    DINO's ViT-S/16 is ``dims: 2, patch: [16, 16], size: [224, 224]`` and the defaults.
+    """
+
+    name: Literal["vit"] = "vit"
+    dims: Literal[2, 3] = 3
+    patch: tuple[Positive, ...]
+    size: tuple[Positive, ...]
+    width: Positive = 384
+    depth: Positive = 12
+    heads: Positive = 6
+    mlp: Positive = 4
+    pool: Literal["class", "mean"] = "class"
+    layer_scale: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if len(self.patch) != self.dims:
+            given = f"backbone.patch {list(self.patch)} has {len(self.patch)} numbers"
+            raise ValueError(f"{given}: give {self.dims}, one per axis")
+        if problem := self.fits(self.size):
+            raise ValueError(f"backbone.size {problem}")
+        if self.width % self.heads:
+            near = self.width // self.heads * self.heads
+            raise ValueError(
+                f"backbone.width {self.width} does not divide over {self.heads} heads: "
+                f"use {' or '.join(str(n) for n in (near, near + self.heads) if n)}"
+            )
+        return self
+
+    def fits(self, size: tuple[int, ...]) -> str | None:
+        """What is wrong with images of ``size`` and what to do, or None."""
+        if len(size) != self.dims:
+            return f"{list(size)} has {len(size)} numbers, backbone.dims is {self.dims}: give {self.dims}"
+        for n, patch in zip(size, self.patch, strict=True):
+            if n < 1 or n % patch:
+                near = " or ".join(str(m) for m in (n // patch * patch, (n // patch + 1) * patch) if m > 0)
+                return f"{n} is not a multiple of backbone.patch {patch}: use {near}"
+        return None
+
+    def grid(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """How many patches an image of a fitting ``size`` has along each axis."""
+        return tuple(n // patch for n, patch in zip(size, self.patch, strict=True))
+
+    def build(self, channels: int) -> ViT:
+        """The network for images of ``channels`` channels, randomly initialised."""
+        from volssl.models.vit import ViT
+
+        return ViT(self, channels)
 
 
 BackboneConfig = ResNetConfig
