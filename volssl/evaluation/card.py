@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from volssl.data import DataConfig
+from volssl.data import DataConfig, StackConfig, VolumeConfig, Volumes
 from volssl.models import BackboneConfig
 from volssl.schema import Schema
 
@@ -48,6 +48,22 @@ class Card(Schema):
     @classmethod
     def _forget_folders(cls, data: DataConfig) -> DataConfig:
         return data.model_copy(update={"root": "", "cache": "runs/cache"})
+
+    def source(self, root: str, cache: str) -> DataConfig:
+        """The preprocessing put to work on another root, where every item must be readable."""
+        if not isinstance(self.data, VolumeConfig):
+            return self.stacks(root, cache)
+        return self.data.model_copy(update=self._put_to_work(root, cache))
+
+    def stacks(self, root: str, cache: str) -> StackConfig:
+        """The same for slice stacks, which know no millimetres: what needs them is left out."""
+        kept = {
+            key: getattr(self.data, key) for key in Volumes.model_fields.keys() - {"spacing", "orientation"}
+        }
+        return StackConfig(**(kept | self._put_to_work(root, cache)))
+
+    def _put_to_work(self, root: str, cache: str) -> dict[str, Any]:
+        return {"root": root, "cache": cache, "region": self.region, "max_bad": 0.0}
 
     def signed(self, sha256: str) -> Card:
         """This card with the weights' digest and the versions of what wrote them."""

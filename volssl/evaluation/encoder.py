@@ -6,13 +6,19 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
 
+import numpy as np
 import safetensors.torch
 import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
 from volssl.evaluation.card import Card
 from volssl.types import Features
@@ -33,12 +39,57 @@ class Encoder(nn.Module):
         self.network, self.card = network, card
         self.eval()
 
+    @property
+    def width(self) -> int:
+        """D, the number of pooled features."""
+        return cast(int, self.network.width)
+
     def forward(self, images: Tensor) -> Features:
         """(B, C, *region) or (B, C, *size); a whole region is resampled to ``card.size`` first."""
         if tuple(images.shape[2:]) != self.card.size:
             images = whole(images, self.card.size)
         features: Features = self.network(images)
         return features
+
+    def preprocess(self, study: str | Path | NDArray[np.generic]) -> Tensor:
+        """One study as training would have shown it whole: float32 (C, *size); batched, ``forward`` takes it.
+
+        Args:
+            study: a file or a folder that holds one item, or an array of slices x rows x columns, with the
+            channels
+                in front if there are several.
+
+        Raises:
+            DataError: it cannot be read, is not one item, or is an array although the preprocessing needs
+            millimetres.
+        """
+        image = self._from_array(study) if isinstance(study, np.ndarray) else self._from_path(Path(study))
+        return whole(image[None], self.card.size)[0]
+
+    def _from_path(self, path: Path) -> Tensor:
+        with TemporaryDirectory() as cache:
+            source = self.card.source(str(path), cache).build(self.card.region)
+            if len(source) != 1:
+                raise DataError("several", f"holds {len(source)} items: give the path of one", str(path))
+            return source[0].image
+
+    def _from_array(self, array: NDArray[np.generic]) -> Tensor:
+        data = self.card.data
+        if data.spacing is not None or data.orientation is not None:
+            raise DataError(
+                "geometry",
+                "an array has no millimetres or orientation, which this encoder wants: give a file",
+            )
+        volume = torch.from_numpy(array.astype(np.float32))
+        volume = volume[None] if volume.ndim == len(self.card.size) else volume
+        if len(volume) != self.card.channels or volume.ndim != 1 + len(self.card.size):
+            raise DataError(
+                "dims", f"an array of shape {array.shape}: {self.card.channels} channels are wanted, in front"
+            )
+        image, _ = preprocess(data, self.card.region)(
+            MetaTensor(volume, affine=torch.eye(4, dtype=torch.float64))
+        )
+        return image.to(getattr(torch, data.cache_dtype)).float()  # rounded as the cache rounds
 
 
 def save_encoder(folder: str | Path, encoder: nn.Module, card: Card) -> None:

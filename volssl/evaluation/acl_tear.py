@@ -1,0 +1,300 @@
+"""The ACL-tear evaluation: encoders x protocols x label fractions x seeds on MRNet's three planes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+from torch import Tensor, nn
+
+from volssl import strict_yaml
+from volssl.errors import ConfigError, DataError, UserError
+from volssl.evaluation import ACLTearConfig
+from volssl.evaluation.card import Card
+from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
+from volssl.evaluation.features import extract
+from volssl.evaluation.finetune import Recipe, finetune
+from volssl.evaluation.linear import linear_probe
+from volssl.evaluation.mrnet import SPLITS, Rows, is_synthetic, open_plane, read_labels
+from volssl.evaluation.results import COMBINED, Difference, Results, Row
+from volssl.evaluation.splits import subset
+from volssl.evaluation.statistics import (
+    METRICS,
+    Floats,
+    Ints,
+    Resamples,
+    binary_metrics,
+    bootstrap,
+    estimate,
+    in_words,
+    youden,
+)
+from volssl.models.weights import load_kinetics_r3d18
+from volssl.types import Features, Source
+
+RANDOM, KINETICS = "random", "kinetics"
+NO_MM = ": stacks know no millimetres, so the encoder's spacing and orientation are not applied"
+Report = Callable[[str], None]
+Key = tuple[str, str, float, str]  # encoder, protocol, fraction, plane
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of the test exams and held-out scores of the training exams used."""
+
+    test: Floats
+    held_out: Floats
+
+
+@dataclass(slots=True)
+class Found:
+    """What one key gave, one entry per seed: each metric over the resamples, and the threshold."""
+
+    labels: int
+    metrics: list[dict[str, Floats]] = field(default_factory=list)
+    thresholds: list[float] = field(default_factory=list)
+
+
+class ZScored(nn.Module):
+    """A network that was trained on images of zero mean and unit variance, given images in other units."""
+
+    def __init__(self, network: nn.Module, width: int) -> None:
+        super().__init__()
+        self.network, self.width = network, width
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, C, *size) in any unit; each channel of each item is standardised."""
+        space = tuple(range(2, images.ndim))
+        sd, mean = torch.std_mean(images, dim=space, keepdim=True)
+        features: Features = self.network((images - mean) / sd.clamp_min(1e-6))
+        return features
+
+
+class Cohort:
+    """MRNet's exams as each encoder wants them; what two encoders want alike is prepared once."""
+
+    def __init__(self, config: ACLTearConfig, root: Path, report: Report) -> None:
+        self.config, self.root, self.report = config, root, report
+        self.train, self.test = (read_labels(root, split, config.task, config.planes) for split in SPLITS)
+        self._sources: dict[str, Source] = {}
+
+    def source(self, split: str, plane: str, card: Card) -> Source:
+        """One plane of one split, in the order of its labels' ids."""
+        key = f"{split} {plane} {card.data.model_dump_json()} {card.region}"
+        if key not in self._sources:
+            self.report(
+                f"reading {split}/{plane}" + (NO_MM if card.data.spacing or card.data.orientation else "")
+            )
+            ids = (self.train if split == "train" else self.test).ids
+            self._sources[key] = open_plane(
+                self.root,
+                split,
+                plane,
+                ids,
+                card,
+                cache=self.config.cache,
+                workers=self.config.workers,
+                report=lambda _done, _all, line: self.report(line) if line else None,
+            )
+        return self._sources[key]
+
+
+def evaluate_acl_tear(
+    config: ACLTearConfig,
+    encoders: Mapping[str, Encoder],
+    data: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    report: Report = lambda _line: None,
+) -> Results:
+    """What the encoders are worth for ``config.task``, beside a random one and, if given, Kinetics weights.
+
+    The training exams are MRNet's ``train``, the test exams its ``valid``. Every encoder gets its exams
+    preprocessed as its card says, and the same label subsets, folds and resamples. The random encoder (and
+    one with Kinetics weights) takes the preprocessing of the first of ``encoders``; it is drawn anew for each
+    seed.
+
+    Args:
+        encoders: name to encoder, one at least; they are not changed. report: gets lines on the progress.
+
+    Raises:
+        DataError, ConfigError: the layout, the labels, an exam or the Kinetics file cannot be used.
+    """
+    for name, encoder in encoders.items():
+        if encoder.card.channels != 1 or encoder.card.backbone.dims != 3:
+            shape = f"{encoder.card.backbone.dims}D images of {encoder.card.channels} channels"
+            raise DataError("encoder", f"takes {shape}, MRNet's stacks are 3D of one channel", name)
+    cohort = Cohort(config, Path(data), report)
+    resamples = bootstrap(cohort.test.y, np.arange(len(cohort.test.y)), config.bootstrap, seed=0)
+    card = next(iter(encoders.values())).card
+    found: dict[Key, Found] = {}
+    for name, encoder in _contestants(config, encoders, card).items():
+        _evaluate(name, encoder, cohort, resamples, found, device)
+    for seed in range(config.seeds):
+        _evaluate(RANDOM, random_encoder(card, seed), cohort, resamples, found, device, only=seed)
+    return _results(config, cohort, resamples, found)
+
+
+def run_acl_tear(
+    encoder: str | Path,
+    config: ACLTearConfig,
+    out: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    console: Console | None = None,
+) -> Results:
+    """Evaluate the encoder in a folder, print the tables and write them to ``out``.
+
+    Raises:
+        DataError, ConfigError: as ``evaluate_acl_tear`` and ``load_encoder``.
+    """
+    if config.data is None:
+        raise ConfigError("data: is missing: give a folder in MRNet's layout")
+    console = console or Console()
+    encoders = {"pre-trained": load_encoder(encoder)}
+    results = evaluate_acl_tear(config, encoders, config.data, device=device, report=console.print)
+    results.write(out)
+    results.show(console)
+    console.print(f"written to {out}")
+    return results
+
+
+def _contestants(config: ACLTearConfig, encoders: Mapping[str, Encoder], card: Card) -> dict[str, Encoder]:
+    if config.kinetics is None:
+        return dict(encoders)
+    backbone, state, _ = load_kinetics_r3d18(config.kinetics, card.channels)
+    update = {"backbone": backbone, "method": KINETICS, "step": 0, "fingerprint": None, "sha256": ""}
+    own = card.model_copy(update=update)
+    network = build_network(own, seed=0)
+    network.load_state_dict(state)
+    return {**encoders, KINETICS: Encoder(ZScored(network, Encoder(network, own).width), own)}
+
+
+def _evaluate(
+    name: str,
+    encoder: Encoder,
+    cohort: Cohort,
+    resamples: Resamples,
+    found: dict[Key, Found],
+    device: str | torch.device,
+    *,
+    only: int | None = None,
+) -> None:
+    """Every protocol, fraction and seed (or ``only`` that one) of one encoder; features are computed once."""
+    config, y = cohort.config, cohort.train.y
+    features: dict[tuple[str, str], Floats] = {}
+    if "frozen" in config.protocols:
+        for plane in config.planes:
+            for split in SPLITS:
+                source = cohort.source(split, plane, encoder.card)
+                cohort.report(f"{name}: features of {split}/{plane}")
+                features[split, plane] = extract(encoder, source, device=device).astype(np.float64)
+    for protocol in config.protocols:
+        for fraction in config.fractions:
+            for seed in range(config.seeds) if only is None else (only,):
+                cohort.report(f"{name}: {protocol}, {fraction:.0%} of the labels, seed {seed}")
+                rows = subset(y, np.arange(len(y)), fraction, seed)
+                by_plane: dict[str, Scored] = {
+                    plane: _frozen(features, plane, y, rows, seed)
+                    if protocol == "frozen"
+                    else _finetuned(encoder, cohort, plane, rows, seed, device)
+                    for plane in config.planes
+                }
+                by_plane[COMBINED] = _combine(list(by_plane.values()), y[rows], seed)
+                for what, scored in by_plane.items():
+                    entry = found.setdefault((name, protocol, fraction, what), Found(len(rows)))
+                    cut = youden(y[rows], scored.held_out)
+                    entry.thresholds.append(cut)
+                    entry.metrics.append(binary_metrics(cohort.test.y, scored.test, cut, resamples.weight))
+
+
+def _frozen(features: dict[tuple[str, str], Floats], plane: str, y: Ints, rows: Ints, seed: int) -> Scored:
+    train, test = features["train", plane][rows], features["valid", plane]
+    probe = linear_probe(train, y[rows], test, groups=rows, seed=seed)
+    return Scored(probe.scores, probe.oof_scores)
+
+
+def _finetuned(
+    encoder: Encoder, cohort: Cohort, plane: str, rows: Ints, seed: int, device: str | torch.device
+) -> Scored:
+    config = cohort.config
+    tuned = finetune(
+        encoder,
+        Rows(cohort.source("train", plane, encoder.card), rows),
+        cohort.train.y[rows],
+        cohort.source("valid", plane, encoder.card),
+        groups=rows,
+        recipe=Recipe(config.folds, config.steps, config.lr, config.batch),
+        seed=seed,
+        device=device,
+    )
+    return Scored(tuned.scores, tuned.oof_scores)
+
+
+def _combine(planes: list[Scored], y: Ints, seed: int) -> Scored:
+    """Logistic regression over the planes, fitted on training scores whose models had not seen the exam."""
+    if len(planes) == 1:
+        return planes[0]
+    held_out, test = (np.column_stack([getattr(p, side) for p in planes]) for side in ("held_out", "test"))
+    probe = linear_probe(held_out, y, test, groups=np.arange(len(y)), seed=seed)
+    return Scored(probe.scores, probe.oof_scores)
+
+
+def _results(config: ACLTearConfig, cohort: Cohort, resamples: Resamples, found: dict[Key, Found]) -> Results:
+    stacked = {
+        key: {m: np.stack([per_seed[m] for per_seed in f.metrics]) for m in METRICS}
+        for key, f in found.items()
+    }
+    rows, differences = [], []
+    for (name, protocol, fraction, plane), f in found.items():
+        values = stacked[name, protocol, fraction, plane]
+        metrics = {m: estimate(v) for m, v in values.items()}
+        rows.append(Row(name, protocol, fraction, f.labels, plane, tuple(f.thresholds), metrics))
+        if plane == COMBINED and name != RANDOM:
+            gain = estimate(values["auc"] - stacked[RANDOM, protocol, fraction, COMBINED]["auc"])
+            words = in_words(gain, name, RANDOM, "AUC")
+            differences.append(Difference(name, RANDOM, protocol, fraction, gain, words))
+    return Results(
+        task=config.task,
+        synthetic=is_synthetic(cohort.root),
+        train=str(cohort.train),
+        test=str(cohort.test),
+        planes=config.planes,
+        seeds=config.seeds,
+        bootstrap=config.bootstrap,
+        redrawn=resamples.redrawn,
+        rows=tuple(rows),
+        differences=tuple(differences),
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """python -m volssl.evaluation.acl_tear ENCODER DATA [KEY=VALUE ...], keys as in ACLTearConfig."""
+    if len(arguments) < 2:
+        print(main.__doc__, file=sys.stderr)
+        return 2
+    encoder, data, *overrides = arguments
+    try:
+        given = {
+            key: strict_yaml.parse(value, key).data for key, _, value in (o.partition("=") for o in overrides)
+        }
+        config = ACLTearConfig.model_validate({"data": data} | given)
+        run_acl_tear(encoder, config, Path(encoder).parent / "acl-tear")
+    except ValidationError as e:
+        faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors(include_url=False)]
+        print("\n".join(faults), file=sys.stderr)
+        return 2
+    except UserError as e:
+        print(e, file=sys.stderr)
+        return e.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
