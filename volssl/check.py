@@ -24,12 +24,21 @@ def derived(run: Run) -> list[tuple[str, str]]:
     cost = resnet_cost(run.backbone, run.data.channels, run.views.size)
     loop = run.loop
     return [
-        ("data", f"{run.data.name} {run.data.root}: {_items(items)} of {_size(run.region)}, {_channels(run)}"),
+        (
+            "data",
+            f"{run.data.name} {run.data.root}: {_items(items)} of {_size(run.region)}, {_channels(run)}",
+        ),
         ("views", f"{run.views.count} of {_size(run.views.size)} per item"),
-        ("encoder", f"{run.backbone.name}-{run.backbone.depth}, {cost.parameters:,} parameters, {cost.width} features"),
+        (
+            "encoder",
+            f"{run.backbone.name}-{run.backbone.depth}, {cost.parameters:,} parameters, {cost.width} features",
+        ),
         ("effective batch", f"{loop.batch} items a step in chunks of {loop.chunk}"),
         ("steps per epoch", f"{items / loop.batch:.1f}" if items else "known once the data have been read"),
-        ("epochs", f"{loop.steps * loop.batch / items:.1f}" if items else "known once the data have been read"),
+        (
+            "epochs",
+            f"{loop.steps * loop.batch / items:.1f}" if items else "known once the data have been read",
+        ),
         ("gradient", _gradient(run)),
         ("batch norm", _norm(run)),
         ("memory", _memory(run, cost)),
@@ -58,7 +67,8 @@ def _gradient(run: Run) -> str:
 def _norm(run: Run) -> str:
     if run.backbone.norm != "batch":
         return f"none in the encoder ({run.backbone.norm} norm): the step does not depend on loop.chunk"
-    return f"in the encoder over one view of {run.loop.chunk} items (ghost batch norm); running statistics move once a step"
+    what = f"in the encoder over one view of {run.loop.chunk} items (ghost batch norm)"
+    return f"{what}; running statistics move once a step"
 
 
 def _memory(run: Run, cost: Cost) -> str:

@@ -120,7 +120,10 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
     if run.method.views != run.views.count:
         yield "views.count", f"{run.views.count} views, but {run.method.name} takes {run.method.views}"
     if run.optim.warmup >= run.loop.steps:
-        yield "optim.warmup", f"{run.optim.warmup} steps of warm-up in a run of {run.loop.steps}: make it shorter"
+        yield (
+            "optim.warmup",
+            f"{run.optim.warmup} steps of warm-up in a run of {run.loop.steps}: make it shorter",
+        )
 
 
 def _batch_faults(loop: LoopConfig, world: int) -> Iterator[tuple[str, str]]:

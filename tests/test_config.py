@@ -1,0 +1,146 @@
+"""The Run schema: what is read, what every fault says, overrides, and what may differ on a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from volssl import config
+from volssl.errors import ConfigError
+
+GOOD = """\
+output: runs/x
+data: {name: stack, root: stacks}
+views: {size: [8, 32, 32], crop: [0.5, 1.0], noise: [0.0, 0.05], blur: [0.8, 2.0]}
+backbone:
+  name: resnet
+  dims: 3
+  depth: 10
+method: {name: byol, momentum: [0.99, 1.0]}
+optim: {name: lars, lr: 0.2, weight_decay: 1.5e-6, warmup: 2}
+loop: {steps: 10, batch: 8, chunk: 2}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Path:
+    return tmp_path / "c.yaml"
+
+
+def faults(path: Path, text: str, *overrides: str, world: int = 1) -> list[str]:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as e:
+        config.load(path, overrides, world=world)
+    return str(e.value).replace(f"{path}", "c.yaml").splitlines()
+
+
+def test_a_good_configuration_reads_and_comes_back_the_same(write: Path, tmp_path: Path) -> None:
+    write.write_text(GOOD)
+    run = config.load(write)
+    assert run.optim.weight_decay == 1.5e-6
+    assert run.method.momentum == (0.99, 1.0)
+    again = tmp_path / "again.yaml"
+    again.write_text(config.dump(run))
+    assert config.load(again) == run
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("dims: 3", "dims: 5", "c.yaml:6:3: backbone.dims: Input should be 2 or 3 (got 5)"),
+        ("momentum:", "momentun:", "c.yaml:8:23: method.momentun: no such key: did you mean momentum?"),
+        ("output: runs/x", "putput: runs/x", "c.yaml:1:1: putput: no such key: did you mean output?"),
+        ("lr: 0.2", "lr: yes", "c.yaml:9:21: optim.lr: Input should be a valid number (got 'yes')"),
+        ("lr: 0.2", "lr: true", "c.yaml:9:21: optim.lr: Input should be a valid number (got True)"),
+        ("lr: 0.2", "lr: -1", "c.yaml:9:21: optim.lr: Input should be greater than 0 (got -1)"),
+        ("name: lars", "name: lion", "c.yaml:9:1: optim: name: no lion: there is lars, adamw, sgd"),
+        ("name: lars, ", "", "c.yaml:9:1: optim: name is missing: say which one it is"),
+        ("steps: 10", "steps: 2.5", "c.yaml:10:8: loop.steps: Input should be a valid integer (got 2.5)"),
+        ("steps: 10, ", "", "c.yaml:10:1: loop.steps: is missing: write it"),
+        (
+            "[0.99, 1.0]",
+            "[0.99, 1.5]",
+            "c.yaml:8:40: method.momentum.1: Input should be less than or equal to 1 (got 1.5)",
+        ),
+        ("chunk: 2", "chunk: 3", "c.yaml:10:29: loop.chunk: 3 does not divide loop.batch 8: use 2 or 4"),
+        (
+            "warmup: 2",
+            "warmup: 10",
+            "c.yaml:9:52: optim.warmup: 10 steps of warm-up in a run of 10: make it shorter",
+        ),
+        ("dims: 3", "dims: 2", "c.yaml:6:3: backbone.dims: 2 does not fit 3D data (stack): use 3"),
+    ],
+)
+def test_one_line_names_place_key_value_and_remedy(write: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    assert message in faults(write, GOOD.replace(old, new, 1))
+
+
+def test_every_fault_is_told_at_once(write: Path) -> None:
+    text = GOOD.replace("dims: 3", "dims: 9").replace("lr: 0.2", "lr: -1").replace("steps: 10", "stepz: 10")
+    assert len(faults(write, text)) == 4  # dims, lr, stepz unknown, steps missing
+
+
+def test_a_view_larger_than_the_region_is_refused(write: Path) -> None:
+    text = GOOD.replace("root: stacks}", "root: stacks, region: [8, 30, 32]}")
+    (line,) = faults(write, text)
+    assert line.startswith("c.yaml:3:9: views.size: ")
+    assert "30" in line
+
+
+def test_the_batch_divides_over_ranks(write: Path) -> None:
+    assert "use a multiple of 3" in faults(write, GOOD, world=3)[0]
+    assert "the 2 items of each of 4 ranks: use 1 or 2" in faults(write, GOOD, "loop.chunk=4", world=4)[0]
+
+
+def test_overrides_are_yaml_and_replace_a_whole_component(write: Path) -> None:
+    write.write_text(GOOD)
+    run = config.load(write, ["loop.steps=20", "optim.lr=1e-3", "data={name: volume, root: scans}", "seed=7"])
+    assert (run.loop.steps, run.optim.lr, run.data.name, run.data.root, run.seed) == (
+        20,
+        1e-3,
+        "volume",
+        "scans",
+        7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.stepz=3", "c.yaml:10:1: loop.stepz: no such key: did you mean steps?"),
+        ("loop.steps", "loop.steps: an override is key=value, for example loop.steps=100"),
+        ("seed.x=3", "c.yaml: seed: Input should be a valid integer"),
+        ("output.x=3", "output.x=3: output is a value, not a group of keys"),
+        ("loop.steps=[1", "loop.steps:1:"),
+    ],
+)
+def test_a_wrong_override_is_one_line(write: Path, override: str, message: str) -> None:
+    assert message in "\n".join(faults(write, GOOD, override))
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "just words"])
+def test_no_mapping_is_no_configuration(write: Path, text: str) -> None:
+    assert "the top level must be keys" in faults(write, text)[0]
+
+
+def test_a_missing_file_a_folder_and_a_binary(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    for name, message in [
+        ("no.yaml", "no such file"),
+        (".", "is a directory"),
+        ("b.yaml", "not a text file"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            config.load(tmp_path / name)
+
+
+def test_differences_name_what_must_not_change_on_a_resume(write: Path) -> None:
+    write.write_text(GOOD)
+    run = config.load(write)
+    assert config.differences(run, config.load(write, ["loop.workers=4", "loop.save_every=7", "data.cache=c"])) == []
+    assert config.differences(run, config.load(write, ["optim.lr=0.3", "seed=1"])) == [
+        "optim.lr: 0.2 -> 0.3",
+        "seed: 0 -> 1",
+    ]

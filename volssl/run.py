@@ -1,0 +1,214 @@
+"""The composition root: the one file that knows everybody. A Run becomes objects, and they are put to work."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from volssl import config as configuration
+from volssl.config import Run
+from volssl.data import Report
+from volssl.data.cache import CachedSource
+from volssl.engine.distributed import Group
+from volssl.engine.lock import lock
+from volssl.engine.loop import Evaluation, fit
+from volssl.errors import ConfigError, RunError
+from volssl.evaluation import ACLTearConfig
+from volssl.evaluation.acl_tear import evaluate_acl_tear
+from volssl.evaluation.card import Card, Fingerprint
+from volssl.evaluation.encoder import Encoder, load_encoder, save_encoder
+from volssl.evaluation.results import COMBINED
+from volssl.methods.base import Method
+
+CONFIG, ENCODER = "config.yaml", "encoder"
+
+
+def train(run: Run) -> None:
+    """Pre-train as ``run`` says, from where its folder stands; leave ``encoder/`` and what ``evaluate`` asks for.
+
+    Raises:
+        UserError: the output belongs to something else, the data cannot be read, or the run cannot go on.
+    """
+    console = Console(highlight=False)
+    folder = Path(run.output)
+    device = _device(run.loop.device)
+    group = Group.from_environment(device)
+    first = group.rank == 0
+    with lock(claim(folder, run)) if first else nullcontext():
+        if first:
+            _write_config(folder / CONFIG, run)
+        source = _prepare(run, group, console)
+        method = build_method(run)
+        fit(
+            method=method,
+            optim=run.optim,
+            loop=run.loop,
+            source=source,
+            views=run.views.build(),
+            seed=run.seed,
+            folder=folder,
+            group=group,
+            console=console,
+            meta={"config": run.model_dump(mode="json")},
+            evaluations=_evaluations(run, source, folder, console),
+        )
+        if first:
+            encoders = _save(method, run, source, folder)
+            for wanted in run.evaluate:
+                _acl_tear(encoders, _with_data(wanted, run), folder / wanted.name, console)
+
+
+def acl_tear(encoder: Path, config: ACLTearConfig, out: Path) -> None:
+    """Evaluate a saved encoder on MRNet's layout and write the results to ``out``."""
+    console = Console(highlight=False)
+    _acl_tear({"pre-trained": load_encoder(encoder, _device("auto"))}, config, out, console)
+
+
+def make_phantom(out: Path, *, train: int, valid: int, pixels: int, seed: int, workers: int) -> None:
+    """Write the synthetic knee cohort, with a progress bar."""
+    from volssl.data.phantom import generate
+
+    console = Console(highlight=False)
+    with _progress(console, "making SYNTHETIC knees") as report:
+        generate(out, train=train, valid=valid, pixels=pixels, seed=seed, workers=workers, report=report)
+    console.print(f"{out}: a SYNTHETIC knee cohort in MRNet's layout, {train} training and {valid} validation exams")
+
+
+def build_method(run: Run) -> Method:
+    """The method with weights that are a function of ``run.seed`` alone; no global generator is touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        return run.method.build(run.backbone.build(run.data.channels))
+
+
+def claim(folder: Path, run: Run) -> Path:
+    """The folder, if it is new, empty, or this same run's.
+
+    Raises:
+        ConfigError: it is a file, or holds something that is no run.
+        RunError: it belongs to a run that differs; every difference is listed.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output: {folder} is a file: give a folder")
+    written = folder / CONFIG
+    if written.is_file():
+        if changed := configuration.differences(configuration.load(written), run):
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
+    elif folder.is_dir() and (other := sorted(p.name for p in folder.iterdir() if p.name != "lock")):
+        raise ConfigError(f"output: {folder} holds {other[0]} and no run: give a new or empty folder")
+    return folder
+
+
+def _write_config(path: Path, run: Run) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(configuration.dump(run), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _device(wanted: str) -> str:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("loop.device: cuda is asked for and there is none: use auto or cpu")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _prepare(run: Run, group: Group, console: Console) -> CachedSource:
+    """The source; the first rank fills the cache, the others find it full."""
+    if group.rank > 0:
+        group.barrier()
+    with _progress(console, "reading") if group.rank == 0 else nullcontext() as report:
+        source = run.data.build(run.region, workers=run.loop.workers, report=report)
+    if group.rank == 0:
+        for problem in source.bad:
+            console.print(f"left out: {problem}", style="yellow", markup=False)
+        console.print(f"{len(source)} items of {run.data.name} {run.data.root}", markup=False)
+        group.barrier()
+    return source
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Report]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def report(done: int, total: int, line: str) -> None:
+            bar.update(task, completed=done, total=total)
+            if line:
+                console.print(line, style="yellow", markup=False)
+
+        yield report
+
+
+def _card(run: Run, source: CachedSource, step: int) -> Card:
+    digest = hashlib.sha256("\n".join(sorted(source.fingerprints)).encode()).hexdigest()
+    return Card(
+        backbone=run.backbone,
+        channels=run.data.channels,
+        region=run.region,
+        size=run.views.size,
+        data=run.data,
+        method=run.method.name,
+        step=step,
+        seed=run.seed,
+        fingerprint=Fingerprint(digest=digest, count=len(source)),
+    )
+
+
+def _save(method: Method, run: Run, source: CachedSource, folder: Path) -> dict[str, Encoder]:
+    card = _card(run, source, run.loop.steps)
+    encoders = method.encoders
+    alone = len(encoders) == 1
+    for name, network in encoders.items():
+        save_encoder(folder / ENCODER if alone else folder / ENCODER / name, network, card)
+    return {"pre-trained" if alone else name: Encoder(network, card) for name, network in encoders.items()}
+
+
+def _evaluations(run: Run, source: CachedSource, folder: Path, console: Console) -> list[Evaluation]:
+    """What runs every so many steps: its scores go into the metrics, its tables into a folder per step."""
+    return [(wanted.every, _during(run, wanted, source, folder, console)) for wanted in run.evaluate if wanted.every]
+
+
+def _during(
+    run: Run, wanted: ACLTearConfig, source: CachedSource, folder: Path, console: Console
+) -> Callable[[Method, int], dict[str, float]]:
+    def evaluate(method: Method, step: int) -> dict[str, float]:
+        card = _card(run, source, step)
+        encoders = {name: Encoder(network, card) for name, network in method.encoders.items()}
+        return _acl_tear(encoders, _with_data(wanted, run), folder / wanted.name / f"step-{step}", console)
+
+    return evaluate
+
+
+def _with_data(wanted: ACLTearConfig, run: Run) -> ACLTearConfig:
+    """The evaluation with its data named: the run's own cohort where it names none."""
+    if wanted.data is not None:
+        return wanted
+    root = Path(run.data.root)
+    cohort = next((p for p in (root, *root.parents) if (p / "train").is_dir() and (p / "valid").is_dir()), None)
+    if cohort is None:
+        raise ConfigError(f"evaluate.data: {root} is not inside a folder with train and valid: name one")
+    return wanted.model_copy(update={"data": str(cohort)})
+
+
+def _acl_tear(encoders: dict[str, Encoder], config: ACLTearConfig, out: Path, console: Console) -> dict[str, float]:
+    """Evaluate, write, print; returns the combined AUCs by name."""
+    device = next(next(iter(encoders.values())).parameters()).device
+    with console.status("evaluating") if console.is_terminal else nullcontext() as status:
+        report = (lambda line: status.update(line)) if status else (lambda line: None)
+        results = evaluate_acl_tear(config, encoders, config.data or "", device=device, report=report)
+    results.write(out)
+    results.show(console)
+    console.print(f"written to {out}", markup=False)
+    return {
+        f"{config.name}.{row.protocol}.{row.fraction:g}.{row.encoder}": row.metrics["auc"].value
+        for row in results.rows
+        if row.plane == COMBINED
+    }
