@@ -1,0 +1,244 @@
+"""DICOM: files to volumes, volumes to numbers, and a MONAI reader of both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import ImageReader
+from monai.utils.enums import MetaKeys, SpaceKeys
+from pydicom import Dataset
+from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
+
+from volssl.data.header import Plane, is_dicom, is_image, is_mosaic, planes, read_dataset
+from volssl.data.preflight import check_affine, check_shape, guard
+from volssl.data.series import affine, by_geometry, ordered, volumes, without_strays
+from volssl.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One volume of a folder.
+
+    files: each file once. frames: per slice in order, (index into ``files``, frame in that file).
+    suffix: what tells it from the other volumes of the folder. description: SeriesDescription.
+    """
+
+    files: tuple[Path, ...]
+    frames: tuple[tuple[int, int], ...]
+    suffix: str
+    description: str
+
+
+def find_volumes(files: Iterable[Path]) -> tuple[list[Volume], list[DataError]]:
+    """Every volume among the DICOM files of one folder, by header alone, in any order of the files.
+
+    Localizers and objects without pixels are left out. Series come apart by SeriesInstanceUID and
+    SeriesNumber, then by geometry, then where positions repeat. One faulty file refuses its series: the rest
+    of it would be another volume.
+
+    Returns:
+        volumes in order of their suffix, and one error per file or series that is refused.
+    """
+    series, errors = _scan(files)
+    found: list[Volume] = []
+    names: dict[str, int] = {}
+    for _, one in sorted(series.items()):
+        name = one.name
+        names[name] = names.get(name, 0) + 1
+        suffix = name if names[name] == 1 else f"{name}~{names[name]}"
+        good, bad = one.volumes(suffix)
+        found += good
+        errors += bad
+    return sorted(found, key=lambda volume: volume.suffix), errors
+
+
+def read_volume(files: Sequence[Path], frames: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of one volume and where they lie.
+
+    Rescale slope and intercept (or the modality look-up table) are applied slice by slice. MONOCHROME1 is
+    reflected within its stored range first, so that more is always brighter.
+
+    Args:
+        files, frames: as in ``Volume``; the geometry is read and checked again.
+
+    Returns:
+        (slices, rows, columns) float32, and the 4x4 affine from (slice, row, column) to RAS in mm.
+
+    Raises:
+        DataError: any code of the table in ``docs/data.md``.
+    """
+    where = str(files[0])
+    pixels: dict[Plane, np.ndarray] = {}
+    for i, file in enumerate(files):
+        ds = read_dataset(file, pixels=True)
+        available = planes(ds, file)
+        check_shape((len(frames), *available[0].shape), where)
+        chosen = [available[frame] for n, frame in frames if n == i]
+        pixels.update(zip(chosen, _decode(ds, chosen), strict=True))
+    with guard("geometry", where):
+        stack = ordered(list(pixels))
+        matrix = affine(stack)
+        check_affine(matrix, where)
+        return np.stack([pixels[plane] for plane in stack]), matrix
+
+
+class DicomReader(ImageReader):  # type: ignore[misc]
+    """A MONAI reader of one volume in a folder, a file or a list: ``LoadImage(reader=DicomReader())``.
+
+    ``LoadImage`` tries its other readers when ``read`` fails, and would hand a refused series to one that
+    bends it. Here ``read`` only takes note of the files; ``get_data`` does the work, and has no second try.
+
+    Args:
+        volume: which one, where the files hold several: the part of the id after ``#``.
+    """
+
+    def __init__(self, volume: str | None = None) -> None:
+        super().__init__()
+        self.volume = volume
+
+    def verify_suffix(self, filename: Sequence[PathLike[str] | str] | PathLike[str] | str) -> bool:
+        """Whether everything named is a folder or carries the DICOM mark; names say nothing."""
+        return all(path.is_dir() or (path.is_file() and is_dicom(path)) for path in _paths(filename))
+
+    def read(self, data: Sequence[PathLike[str] | str] | PathLike[str] | str, **_: Any) -> tuple[Path, ...]:
+        """The paths; no file is opened yet."""
+        return _paths(data)
+
+    def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict[str, Any]]:
+        """float32 in MONAI's order (x, y, z) = (column, row, slice), and its affine to RAS.
+
+        Raises:
+            DataError: ``not_one_volume``, or why the series is refused.
+        """
+        where = str(img[0])
+        with guard("unreadable", where):
+            files = [file for path in img for file in (_dicom_in(path) if path.is_dir() else [path])]
+            volume = self._choose(*find_volumes(files), where)
+            stack, matrix = read_volume(volume.files, volume.frames)
+        matrix = matrix[:, [2, 1, 0, 3]]
+        image = np.ascontiguousarray(stack.transpose(2, 1, 0))
+        return image, {
+            MetaKeys.AFFINE: matrix,
+            MetaKeys.ORIGINAL_AFFINE: matrix.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.array(image.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+        }
+
+    def _choose(self, found: list[Volume], errors: list[DataError], where: str) -> Volume:
+        chosen = [volume for volume in found if self.volume in (None, volume.suffix)]
+        if errors and not chosen:
+            raise errors[0]
+        if len(chosen) != 1:
+            names = ", ".join(volume.suffix for volume in found[:20]) or "none"
+            raise DataError(
+                "not_one_volume", f"holds {len(found)}: name one by DicomReader(volume=...) of {names}", where
+            )
+        return chosen[0]
+
+
+class _Series:
+    """The slices of one series in one folder, and what is wrong with them."""
+
+    def __init__(self, ds: Dataset) -> None:
+        self.name = str(ds.get("SeriesNumber") or 0)
+        self.description = str(ds.get("SeriesDescription") or "")
+        self.planes: list[Plane] = []
+        self.faults: list[DataError] = []
+
+    def volumes(self, name: str) -> tuple[list[Volume], list[DataError]]:
+        if self.faults:
+            first = self.faults[0]
+            told = f"{first.message} ({len(self.faults)} such files in series {name})"
+            return [], [DataError(first.code, told, first.where)]
+        found, errors = [], []
+        groups = without_strays(by_geometry(self.planes))
+        for g, group in enumerate(groups, 1):
+            part = f"{name}-geometry{g}" if len(groups) > 1 else name
+            try:
+                with guard("geometry", f"{group[0].file.parent} series {part}"):
+                    for label, members in volumes(group, _same_pixels):
+                        found.append(self._volume(ordered(members), f"{part}-{label}".rstrip("-")))
+            except DataError as error:
+                where = error.where or f"{group[0].file.parent} series {part}"
+                errors.append(DataError(error.code, error.message, where))
+        return found, errors
+
+    def _volume(self, stack: list[Plane], suffix: str) -> Volume:
+        files = tuple(dict.fromkeys(plane.file for plane in stack))
+        frames = tuple((files.index(plane.file), plane.frame) for plane in stack)
+        return Volume(files, frames, suffix, self.description)
+
+
+def _scan(files: Iterable[Path]) -> tuple[dict[tuple[str, str], _Series], list[DataError]]:
+    series: dict[tuple[str, str], _Series] = {}
+    errors: list[DataError] = []
+    for file in sorted(files):
+        try:
+            ds = read_dataset(file)
+            with guard("header", file):
+                if not is_image(ds):
+                    continue
+                key = (str(ds.get("SeriesInstanceUID") or ""), str(ds.get("SeriesNumber") or 0))
+                one = series.setdefault(key, _Series(ds))
+        except DataError as error:
+            errors.append(error)
+            continue
+        try:
+            one.planes += planes(ds, file)
+        except DataError as error:
+            one.faults.append(error)
+    return series, errors
+
+
+def _decode(ds: Dataset, chosen: Sequence[Plane]) -> list[np.ndarray]:
+    """float32 values of some slices of one object."""
+    where = chosen[0].file
+    with guard("pixels", where):
+        if "PixelData" not in ds and "FloatPixelData" not in ds and "DoubleFloatPixelData" not in ds:
+            raise DataError("no_pixels", "the file holds no pixel data: export it again", str(where))
+        if is_mosaic(ds):
+            mosaic = next(iter_pixels(ds))
+            stored = [_tile(mosaic, plane) for plane in chosen]
+        else:
+            stored = list(iter_pixels(ds, indices=[plane.frame for plane in chosen]))
+        return [_values(ds, plane, pixels) for plane, pixels in zip(chosen, stored, strict=True)]
+
+
+def _tile(mosaic: np.ndarray, plane: Plane) -> np.ndarray:
+    rows, columns = plane.shape
+    down, across = divmod(plane.frame, mosaic.shape[1] // columns)
+    return mosaic[down * rows : (down + 1) * rows, across * columns : (across + 1) * columns]
+
+
+def _values(ds: Dataset, plane: Plane, stored: np.ndarray) -> np.ndarray:
+    if ds.PhotometricInterpretation == "MONOCHROME1" and stored.dtype.kind in "iu":
+        low, high = (-1, 0) if ds.PixelRepresentation else (0, 2 ** int(ds.BitsStored) - 1)
+        stored = low + high - stored.astype(np.int64)
+    if "ModalityLUTSequence" in ds:
+        return np.asarray(apply_modality_lut(stored, ds), dtype=np.float32)
+    return (stored * plane.slope + plane.intercept).astype(np.float32)
+
+
+def _same_pixels(a: Plane, b: Plane) -> bool:
+    one, two = (read_dataset(plane.file, pixels=True) for plane in (a, b))
+    return a.frame == b.frame and _digest(one) == _digest(two)
+
+
+def _digest(ds: Dataset) -> bytes:
+    return hashlib.sha256(ds.get("PixelData") or b"").digest()
+
+
+def _dicom_in(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and is_dicom(file)]
+
+
+def _paths(data: Sequence[PathLike[str] | str] | PathLike[str] | str) -> tuple[Path, ...]:
+    return tuple(Path(d) for d in ([data] if isinstance(data, str | PathLike) else data))

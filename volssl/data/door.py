@@ -1,0 +1,230 @@
+"""The one way in: what images a folder holds, and each of them as numbers in patient space."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.utils.enums import MetaKeys, SpaceKeys
+from PIL import Image
+
+from volssl.data import dicom, nifti
+from volssl.data.header import is_dicom
+from volssl.data.preflight import check_regular, check_shape, finite, guard
+from volssl.errors import DataError
+
+Kind = Literal["dicom", "nifti", "npy", "images"]
+KINDS: frozenset[Kind] = frozenset({"dicom", "nifti", "npy", "images"})
+
+_NIFTI = (".nii", ".nii.gz")
+_DICOM = (".dcm", ".dicom", ".ima")
+_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the name says, no other decoder of Pillow is let near
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One volume that can be loaded.
+
+    id: its path relative to the root, unique; for a DICOM series or slice images that of the folder (``.``
+    for the root), followed by ``#`` and a suffix where the folder holds several volumes.
+    files: what it is read from, in slice order. description: SeriesDescription, or empty.
+    frames: for DICOM, per slice (index into ``files``, frame in that file).
+    """
+
+    id: str
+    kind: Kind
+    files: tuple[Path, ...]
+    description: str = ""
+    frames: tuple[tuple[int, int], ...] = ()
+
+
+def find(root: Path, *, kinds: frozenset[Kind] = KINDS) -> tuple[list[Found], list[DataError]]:
+    """Every volume of the wanted kinds under ``root`` (a folder, or one file), by header alone, sorted by id.
+
+    Returns:
+        what can be loaded, and one error per file or series that cannot; a bad file never raises.
+
+    Raises:
+        DataError: ``missing`` if ``root`` does not exist, ``empty`` if it holds nothing of those kinds.
+    """
+    root = Path(root)
+    with guard("unreadable", root):
+        if not root.exists():
+            raise DataError("missing", "no such folder: check data.root", str(root))
+        base = root if root.is_dir() else root.parent
+        folders = _walk(root) if root.is_dir() else iter([(base, [root])])
+        found: list[Found] = []
+        errors: list[DataError] = []
+        for folder, files in folders:
+            good, bad = _find_in(folder, files, base, kinds)
+            found += good
+            errors += bad
+    if not found and not errors:
+        raise DataError("empty", f"holds no volume of the kinds {', '.join(sorted(kinds))}", str(root))
+    return sorted(found, key=lambda one: one.id), errors
+
+
+def time_points(found: Found) -> int:
+    """How many volumes over time one file holds: 1 but for 4D NIfTI (a DICOM time series is several items).
+
+    Raises:
+        DataError: the header cannot be read.
+    """
+    return nifti.shape(found.files[0])[0] if found.kind == "nifti" else 1
+
+
+def load(
+    found: Found, *, non_finite: Literal["refuse", "zero"] = "refuse", time: int | None = None
+) -> MetaTensor:
+    """The numbers of one volume and where they lie.
+
+    Args:
+        found: from ``find``.
+        non_finite: what becomes of NaN and infinity.
+        time: one time point, from 0; all of them, as channels, where None.
+
+    Returns:
+        (C, slices, rows, columns) float32; its ``affine`` is 4x4 float64 from (slice, row, column) to RAS in
+        mm. Arrays and slice images know no millimetres: their affine is the identity.
+
+    Raises:
+        DataError: and nothing else; the codes stand in ``docs/data.md``.
+    """
+    with guard("unreadable", found.id):
+        if time is not None and not 0 <= time < time_points(found):
+            raise DataError(
+                "time", f"no time point {time} among {time_points(found)}: see data.time", found.id
+            )
+        image, affine = _read(found, time)
+        image = finite(image, non_finite, found.id)
+        return MetaTensor(
+            torch.from_numpy(image), affine=torch.from_numpy(affine), meta={MetaKeys.SPACE: SpaceKeys.RAS}
+        )
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Folders and their files in order of name; links are followed, but no folder is entered twice."""
+    seen: set[tuple[int, int]] = set()
+    for name, folders, files in os.walk(root, followlinks=True):
+        status = os.stat(name)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        yield Path(name), [Path(name, file) for file in sorted(files) if not file.startswith(".")]
+
+
+def _find_in(
+    folder: Path, files: list[Path], base: Path, kinds: frozenset[Kind]
+) -> tuple[list[Found], list[DataError]]:
+    """What one folder holds."""
+    name = folder.relative_to(base).as_posix()
+    found: list[Found] = []
+    errors: list[DataError] = []
+    slices: list[Path] = []
+    images: list[Path] = []
+    for file in files:
+        kind = _kind(file)
+        if kind not in kinds:
+            continue
+        try:
+            if kind == "dicom":
+                slices += [file] if _holds_dicom(file) else []
+            elif kind == "images":
+                images.append(file)
+            else:
+                if kind == "nifti":
+                    nifti.shape(file)
+                found.append(Found(file.relative_to(base).as_posix(), kind, (file,)))
+        except DataError as error:
+            errors.append(error)
+    volumes, refused = dicom.find_volumes(slices)
+    several = len(volumes) + len(refused) > 1
+    for one in volumes:
+        label = f"{name}#{one.suffix}" if several else name
+        found.append(Found(label, "dicom", one.files, one.description, one.frames))
+    if images:
+        label = f"{name}#images" if slices else name
+        found.append(Found(label, "images", tuple(sorted(images, key=_natural))))
+    return found, errors + refused
+
+
+def _kind(file: Path) -> Kind:
+    name = file.name.lower()
+    if name.endswith(_NIFTI):
+        return "nifti"
+    if name.endswith(".npy"):
+        return "npy"
+    return "images" if name.endswith(_IMAGES) else "dicom"
+
+
+def _holds_dicom(file: Path) -> bool:
+    """Whether to read it as DICOM; what neither is nor says it is, is none of our business."""
+    if is_dicom(file):
+        return True
+    if file.name.lower().endswith(_DICOM):
+        raise DataError("not_dicom", "no DICOM mark at byte 128: export the file again", str(file))
+    return False
+
+
+def _natural(file: Path) -> tuple[tuple[int, str], ...]:
+    """Slice 10 comes after slice 9, with or without leading zeros."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name))
+
+
+def _read(found: Found, time: int | None) -> tuple[np.ndarray, np.ndarray]:
+    if found.kind == "dicom":
+        image, affine = dicom.read_volume(found.files, found.frames)
+        return image[None], affine
+    if found.kind == "nifti":
+        return nifti.read(found.files[0], time)
+    image = _read_array(found.files[0]) if found.kind == "npy" else _read_images(found.files)
+    return image[None], np.eye(4)
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """(slices, rows, columns) float32 of a .npy file; objects (pickles) are never loaded."""
+    check_regular(path)
+    with guard("npy", path):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray) or array.ndim != 3:
+            raise DataError("dims", "not an array of slices x rows x columns: save one per file", str(path))
+        if array.dtype.kind not in "biuf":
+            raise DataError("dtype", f"voxels of type {array.dtype}: real numbers are read", str(path))
+        check_shape(array.shape, str(path))
+        return np.array(array, dtype=np.float32)
+
+
+def _read_images(files: tuple[Path, ...]) -> np.ndarray:
+    """(slices, rows, columns) float32 of grey pictures of one shape."""
+    slices: list[np.ndarray] = []
+    for file in files:
+        check_regular(file)
+        with guard("image", file), Image.open(file, formats=_FORMATS) as picture:
+            check_shape((len(files), picture.height, picture.width), str(file))
+            slices.append(_grey(picture, file))
+            if slices[-1].shape != slices[0].shape:
+                raise DataError(
+                    "shapes", f"{slices[-1].shape} pixels where the first has {slices[0].shape}", str(file)
+                )
+    return np.stack(slices)
+
+
+def _grey(picture: Image.Image, file: Path) -> np.ndarray:
+    if getattr(picture, "n_frames", 1) != 1:
+        raise DataError("dims", f"{picture.n_frames} pages: save one slice per file", str(file))  # type: ignore[attr-defined]
+    if picture.mode in ("1", "L", "F") or picture.mode.startswith("I"):
+        return np.array(picture, dtype=np.float32)
+    colour = np.array(picture.convert("RGB"), dtype=np.float32)
+    if not (colour == colour[..., :1]).all():
+        raise DataError("colour", "a colour picture is no slice of a volume: leave it out", str(file))
+    return colour[..., 0]
