@@ -127,7 +127,7 @@ def _smooth(image: MetaTensor, shrink: list[float]) -> MetaTensor:
 
 
 def _with_values(image: MetaTensor, values: Tensor) -> MetaTensor:
-    """Other values on the same grid; MONAI hands back MetaTensors with a wrong affine even for plain tensors."""
+    """Other values on the same grid. MONAI makes MetaTensors even of plain tensors, with a wrong affine."""
     return MetaTensor(values.as_subclass(Tensor), affine=image.affine)
 
 

@@ -1,0 +1,104 @@
+"""The files of the cache: written whole or not at all, checked on every read, the oldest deleted first."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from volssl.errors import RunError
+
+Spacing = tuple[float, ...]
+SUFFIX = ".safetensors"
+STALE_SECONDS = 86_400.0  # a temporary file older than this belongs to a run that was killed
+
+
+class DamagedError(Exception):
+    """A cache file that is not what was written."""
+
+
+def store(path: Path, image: Tensor, spacing: Spacing) -> None:
+    """Write an item so that the file is there whole or not at all, whoever else writes it or reads it.
+
+    Not synced to disk: what a power cut leaves fails its check and is made anew.
+
+    Raises:
+        RunError: the folder is full or cannot be written.
+    """
+    metadata = {"spacing": json.dumps(spacing), "checksum": _checksum(image, spacing)}
+    data = safetensors.torch.save({"image": image}, metadata)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(data)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        what = f"data.cache: {path.parent} cannot be written ({error.strerror})"
+        raise RunError(f"{what}: make room, lower data.cache_gb or name another folder") from error
+
+
+def fetch(path: Path) -> tuple[Tensor, Spacing]:
+    """Read an item back.
+
+    Raises:
+        FileNotFoundError: not there.
+        DamagedError: any bit is not what was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as f:
+            metadata, image = f.metadata() or {}, f.get_tensor("image")
+        spacing = tuple(json.loads(metadata["spacing"]))
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise DamagedError(str(error)) from error
+    if metadata.get("checksum") != _checksum(image, spacing):
+        raise DamagedError("the checksum does not fit")
+    return image, spacing
+
+
+def _checksum(image: Tensor, spacing: Spacing) -> str:
+    start = zlib.crc32(f"{image.dtype} {tuple(image.shape)} {json.dumps(spacing)}".encode())
+    return f"{zlib.crc32(image.numpy().data, start):08x}"
+
+
+def whole(path: Path) -> bool:
+    """Whether the file is there in its full length; its bits are checked when it is read."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            return "image" in f.keys()  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError):
+        return False
+
+
+def make_room(folder: Path, used: set[Path], wanted: int, ceiling: int) -> None:
+    """Delete the longest unused of the other items until ``used`` and ``wanted`` bytes fit the ceiling."""
+    for path, state in _files(folder, "*.tmp"):
+        if time.time() - state.st_mtime > STALE_SECONDS:
+            path.unlink(missing_ok=True)
+    for path in used:
+        if path.exists():
+            os.utime(path)
+    files = _files(folder, "*" + SUFFIX)
+    excess = sum(state.st_size for _, state in files) + wanted - ceiling
+    for path, state in sorted(files, key=lambda file: (file[1].st_mtime_ns, file[0])):
+        if excess > 0 and path not in used:
+            path.unlink(missing_ok=True)
+            excess -= state.st_size
+
+
+def _files(folder: Path, pattern: str) -> list[tuple[Path, os.stat_result]]:
+    found = []
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # another run may delete it now
+            found.append((path, path.stat()))
+    return found

@@ -1,0 +1,85 @@
+"""What a set of files contains, as a SHA-256, and a memory of it that knows when files have been replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from volssl.errors import DataError
+
+# A file system's clock may not tell two writes apart; files younger than this are not remembered.
+SETTLED_NS = 2_000_000_000
+_LINE = re.compile(r"([0-9a-f]{64}) ([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """The state of some files without reading them. digest: of their paths, sizes, times and inodes."""
+
+    digest: str
+    settled: bool
+
+
+def stamp(files: Sequence[Path]) -> Stamp:
+    """The files' present state. Whoever replaces one and restores its size and mtime still changes its ctime.
+
+    Raises:
+        DataError: a file is not there.
+    """
+    state, newest = hashlib.sha256(), 0
+    for file in files:
+        try:
+            s = file.stat()
+        except OSError as error:
+            raise DataError("missing", f"cannot be looked at ({error.strerror})", str(file)) from error
+        state.update(f"{file.absolute()}\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n".encode())
+        newest = max(newest, s.st_ctime_ns)
+    return Stamp(state.hexdigest(), time.time_ns() - newest > SETTLED_NS)
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """SHA-256 of one file's bytes, or of the digests of several in their order.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    digests = []
+    for file in files:
+        try:
+            with file.open("rb") as f:
+                digests.append(hashlib.file_digest(f, "sha256"))
+        except OSError as error:
+            raise DataError("unreadable", f"cannot be read ({error.strerror})", str(file)) from error
+    if len(digests) == 1:
+        return digests[0].hexdigest()
+    return hashlib.sha256(b"".join(d.digest() for d in digests)).hexdigest()
+
+
+class Memory:
+    """Stamp -> fingerprint, in a text file of one line each.
+
+    Lines are only ever appended, in one write each, so several runs can share the file; a line that was cut
+    short by a kill is no line, and costs one reading of the files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
+        matches = (_LINE.fullmatch(line) for line in text.splitlines())
+        self._known = {m[1]: m[2] for m in matches if m}
+
+    def recall(self, state: Stamp) -> str | None:
+        """The fingerprint of files in this state, where it is known."""
+        return self._known.get(state.digest)
+
+    def remember(self, state: Stamp, content: str) -> None:
+        """Keep a fingerprint, unless the files are so young that a later change might not show."""
+        if not state.settled or self._known.get(state.digest) == content:
+            return
+        self._known[state.digest] = content
+        with self.path.open("a", encoding="ascii") as f:
+            f.write(f"\n{state.digest} {content}\n")

@@ -1,0 +1,103 @@
+"""How an entry becomes an item: what it is made from, how it is named in the cache, how it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from volssl.data import Size, Volumes
+from volssl.data.cache_file import SUFFIX, Spacing
+from volssl.data.door import Found
+from volssl.data.preprocess import preprocess
+from volssl.errors import DataError
+
+FORMAT = 1  # raise it when the same configuration and the same files give other items
+SHAPING = {"orientation", "spacing", "intensity", "crop_foreground", "fit", "cache_dtype", "non_finite"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one item is made from.
+
+    parts: the volumes found, more than one where each is a channel. time: the time point of a 4D file, None
+    for all of them as channels. label: class index, -1 where unknown.
+    """
+
+    id: str
+    parts: tuple[Found, ...]
+    time: int | None = 0
+    label: int = -1
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file, in the order that decides what the item is."""
+        return tuple(file for part in self.parts for file in part.files)
+
+
+Read = Callable[[Entry], MetaTensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an entry becomes an item; goes to the worker processes.
+
+    read: an entry to (C, slices, rows, columns), a function that pickles.
+    """
+
+    read: Read
+    config: Volumes
+    region: Size
+
+    @property
+    def bytes_per_item(self) -> int:
+        """Of the image, as it is cached."""
+        return self.config.channels * math.prod(self.region) * self._dtype.itemsize
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float16 if self.config.cache_dtype == "float16" else torch.float32
+
+    def path(self, entry: Entry, content: str) -> Path:
+        """Where the item is kept: its name is a SHA-256 over all that it depends on."""
+        key = {
+            "format": FORMAT,
+            "content": content,
+            "parts": [[part.kind, len(part.files), part.frames] for part in entry.parts],
+            "time": entry.time,
+            "preprocessing": self.config.model_dump(mode="json", include=SHAPING),
+            "region": list(self.region),
+        }
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return Path(self.config.cache, name + SUFFIX)
+
+    def make(self, entry: Entry) -> tuple[Tensor, Spacing]:
+        """Read and preprocess: (C, *region) in the cache's type, whether it will be cached or not.
+
+        Raises:
+            DataError: with ``where`` set, whatever went wrong.
+        """
+        try:
+            image, spacing = preprocess(self.config, self.region)(self.read(entry))
+            if len(image) != self.config.channels:
+                raise DataError("channels", f"has {len(image)} channels, data says {self.config.channels}")
+            return self._cast(image), spacing
+        except DataError as error:
+            raise DataError(error.code, error.message, error.where or entry.id) from error
+        except Exception as error:  # whatever a transform throws is one bad item, not the end of a run
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise DataError("failed", what, entry.id) from error
+
+    def _cast(self, image: Tensor) -> Tensor:
+        typed = image.to(self._dtype)
+        if not bool(torch.isfinite(typed).all()):
+            largest = float(image.abs().max())
+            raise DataError("range", f"{largest:g} does not fit float16: set data.cache_dtype: float32")
+        return typed

@@ -1,0 +1,32 @@
+"""The source of slice stacks: ``.npy`` arrays and folders of slice images, which carry no geometry."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from monai.data import MetaTensor
+
+from volssl.data import Report, Size, StackConfig
+from volssl.data.cache import CachedSource, build_cache
+from volssl.data.door import load
+from volssl.data.listing import listing
+from volssl.data.recipe import Entry
+
+
+def build(
+    config: StackConfig, region: Size, *, workers: int = 0, report: Report | None = None
+) -> CachedSource:
+    """Find, read, preprocess and cache every stack that ``config.root`` names.
+
+    Raises:
+        DataError: nothing found, or more than ``max_bad`` of the items are unreadable.
+    """
+    listed, bad = listing(config.root, frozenset({"npy", "images"}))
+    entries = [Entry(one.found.id, (one.found,), label=one.label) for one in listed]
+    read = partial(_read, config.non_finite)
+    return build_cache(entries, read, config, region, workers=workers, report=report, bad=bad)
+
+
+def _read(non_finite: Literal["refuse", "zero"], entry: Entry) -> MetaTensor:
+    return load(entry.parts[0], non_finite=non_finite)
