@@ -44,9 +44,7 @@ class Frame:
             return None
         i, j, k = (np.arange(a, b, dtype=np.float32) for a, b in zip(first, last, strict=True))
         m, o = self.matrix.astype(np.float32), self.offset.astype(np.float32)
-        x, y, z = (
-            (m[a, 0] * i + o[a])[:, None, None] + ((m[a, 1] * j)[:, None] + m[a, 2] * k) for a in range(3)
-        )
+        x, y, z = ((m[a, 0] * i + o[a])[:, None, None] + ((m[a, 1] * j)[:, None] + m[a, 2] * k) for a in range(3))
         s = [slice(int(a), int(b)) for a, b in zip(first, last, strict=True)]
         return Region((s[0], s[1], s[2]), x, y, z)
 
@@ -98,7 +96,7 @@ def capsule(r: Region, start: Triple, end: Triple, radii: tuple[float, float], w
 
 
 def blend(a: Array, b: Array, width: float) -> Array:
-    """The union of two shapes, the crease between them filled over ``width`` mm (polynomial smooth minimum)."""
+    """The union of two shapes, its crease filled over ``width`` mm (polynomial smooth minimum)."""
     h = np.clip(0.5 + (b - a) * (0.5 / width), 0, 1)
     return np.asarray(b + (a - b) * h - width * h * (1 - h), dtype=np.float32)
 

@@ -1,7 +1,7 @@
 """The anatomy of a synthetic knee: what differs from patient to patient, and what a torn ACL does to it.
 
-Millimetres; x lateral, y anterior, z superior; the origin lies in the middle of the joint line. A left knee is
-the mirror image, which the acquisition (``knee_scan.py``) takes care of.
+Millimetres; x lateral, y anterior, z superior; the origin lies in the middle of the joint line. A left knee
+is the mirror image, which the acquisition (``knee_scan.py``) takes care of.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Ligament:
     """The anterior cruciate ligament from its tibial (0) to its femoral end (1).
 
     radius: mm, half its thickness. oedema: 0 dark fibres .. 1 as bright as oedema. wave: mm the fibres
-    wander. gap: share of the length that is torn away around ``tear``. sag: mm the middle hangs down and back.
-    phase: of the waves, radians.
+    wander. gap: share of the length that is torn away around ``tear``. sag: mm the middle hangs down and
+    back. phase: of the waves, radians.
     """
 
     radius: float
@@ -95,7 +95,7 @@ class Knee:
 
 
 def draw_knee(rng: Generator, *, torn: bool) -> Knee:
-    """A patient. Effusion, bruises and meniscal tears come with a torn ACL and without, about equally strong."""
+    """A patient. Effusion, bruises and meniscal tears come with a torn ACL and without, about alike."""
     severity = float(rng.uniform(0.45, 1.0)) if torn else 0.0
     side = int(rng.choice([-1, 1])) if rng.random() < (0.5 if torn else 0.4) else 0
     return Knee(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from volssl.data.implicit import Array, Canvas, Frame, Region, Triple, blend, capsule, ellipsoid, rotation
 from volssl.data.knee import Bruise, Knee
@@ -74,15 +75,16 @@ def _paint_muscles(canvas: Canvas, frame: Frame, knee: Knee, tissue: Tissue, tex
     """Calf and thigh, the vessels behind the knee."""
     m = knee.muscle
     muscles: list[tuple[Triple, Triple, float, float]] = [
-        ((-18, -38, 18), (-20, -36, -90), 15 * m, 1.1),
-        ((19, -37, 14), (18, -36, -90), 14 * m, 1.1),
-        ((0, -24, -90), (4, -21, -34), 13 * m, 1.6),
-        ((24, 8, -90), (26, 6, -38), 11 * m, 1.0),
-        ((-22, -42, 100), (-26, -36, 12), 13 * m, 1.0),
-        ((26, -36, 100), (32, -26, 4), 11 * m, 1.0),
-        ((-30, 4, 100), (-33, 14, 46), 17 * m, 1.0),
-        ((30, 4, 105), (32, 12, 56), 15 * m, 1.0),
-        ((0, 24, 120), (0, 27, 84), 12 * m, 2.0),
+        ((-19, -38, 20), (-20, -36, -90), 14 * m, 1.2),
+        ((20, -37, 16), (18, -36, -90), 13 * m, 1.2),
+        ((2, -26, -95), (4, -24, -36), 14 * m, 2.0),
+        ((27, 10, -90), (27, 6, -38), 11 * m, 1.0),
+        ((2, -34, 125), (0, -37, 68), 15 * m, 2.2),
+        ((-24, -42, 80), (-27, -36, 12), 11 * m, 1.0),
+        ((28, -36, 80), (32, -26, 4), 10 * m, 1.0),
+        ((-31, 0, 110), (-33, 12, 46), 18 * m, 1.0),
+        ((31, 2, 115), (32, 12, 54), 16 * m, 1.0),
+        ((0, 26, 125), (0, 29, 86), 11 * m, 2.6),
     ]
     for start, end, radius, wide in muscles:
         r = _around(canvas, frame, start, end, radius * max(wide, 1))
@@ -145,6 +147,11 @@ def _paint_bone(
         marrow += glow
     distance += 1.5
     canvas.paint(r, distance, marrow)
+
+
+def _point(p: NDArray[np.float64]) -> Triple:
+    x, y, z = p.tolist()
+    return x, y, z
 
 
 def _near(bruises: tuple[Bruise, ...], low: float, high: float) -> tuple[Bruise, ...]:
@@ -228,9 +235,7 @@ def _paint_patella(
 def _paint_menisci(canvas: Canvas, frame: Frame, knee: Knee, tissue: Tissue) -> None:
     """Two crescents, wedges in section, open towards the middle; a torn one has a bright cleft behind."""
     for side, outer, long in ((-1, 17.5, 1.3), (1, 16.0, 1.15)):
-        r = frame.region(
-            canvas.image.shape, (min(2 * side, 42 * side), -30, -6), (max(2 * side, 42 * side), 24, 10)
-        )
+        r = frame.region(canvas.image.shape, (min(2 * side, 42 * side), -30, -6), (max(2 * side, 42 * side), 24, 10))
         if r is None:
             continue
         u, v = r.x - 20 * side, (r.y + 3) * (1 / long)
@@ -245,15 +250,18 @@ def _paint_menisci(canvas: Canvas, frame: Frame, knee: Knee, tissue: Tissue) -> 
 
 
 def _paint_pcl(canvas: Canvas, frame: Frame, knee: Knee, tissue: Tissue) -> None:
-    """The posterior cruciate: two rods that bend more when the tibia stands forward."""
+    """The posterior cruciate: an arc that bends more when the tibia stands forward."""
     half = knee.translation / 2
-    start = (-4.0, 4.0 - half, 19.0)
-    knee_point = (-2.0, -15.0 - 0.3 * half, 15.0 + 0.4 * half)
-    end = (0.0, -25.0 + half, -9.0)
-    for a, b in ((start, knee_point), (knee_point, end)):
-        r = _around(canvas, frame, a, b, 5)
-        if r is not None:
-            canvas.paint(r, capsule(r, a, b, (4.3, 4.0), 1.1), tissue.ligament)
+    start = np.array([-4.0, 4.0 - half, 19.0])
+    crest = np.array([-3.0, -20.0 - 0.3 * half, 24.0 + 0.8 * half])
+    end = np.array([0.0, -25.0 + half, -9.0])
+    r = frame.region(canvas.image.shape, (-14, -38, -15), (10, 16, 26))
+    if r is None:
+        return
+    steps = np.linspace(0, 1, 5)[:, None]
+    a, b, c, d, e = ((1 - t) ** 2 * start + 2 * t * (1 - t) * crest + t * t * end for t in steps)
+    arc = [capsule(r, _point(p), _point(q), (4.2, 4.2), 1.1) for p, q in ((a, b), (b, c), (c, d), (d, e))]
+    canvas.paint(r, np.minimum.reduce(arc), tissue.ligament)
 
 
 def _paint_acl(canvas: Canvas, frame: Frame, knee: Knee, tissue: Tissue, texture: Array) -> None:

@@ -14,7 +14,7 @@ from volssl.data.knee_paint import Tissue, paint_knee
 
 PLANES = ("axial", "coronal", "sagittal")
 
-# Signal of the tissues, 1 = fluid on T2. MRNet's sagittal T2 and axial PD suppress fat, its coronal T1 does not.
+# Signal of the tissues, 1 = fluid on T2. As in MRNet sagittal T2 and axial PD suppress fat, coronal T1 does not.
 CONTRASTS = {
     "sagittal": Tissue(
         fat=0.24, muscle=0.33, marrow=0.27, cortex=0.05, cartilage=0.58, meniscus=0.09, ligament=0.10,

@@ -1,4 +1,4 @@
-"""The synthetic knee cohort in MRNet's layout: made from a seed, reused when complete, said to be synthetic."""
+"""The synthetic knee cohort in MRNet's layout: made from a seed, reused if complete, said to be synthetic."""
 
 from __future__ import annotations
 
@@ -158,9 +158,7 @@ def _over(make: Callable[[int], Knee], exams: range, workers: int) -> Iterator[K
         yield from pool.map(make, exams, chunksize=4)
 
 
-def build(
-    config: PhantomConfig, region: Size, *, workers: int = 0, report: Report | None = None
-) -> CachedSource:
+def build(config: PhantomConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
     """Make the cohort at ``config.root`` if it is not there, then open one split of it as slice stacks.
 
     Raises:
