@@ -1,0 +1,169 @@
+"""Intensity operations: batched, in place, each with a setting per sample at which it does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.polynomial import legendre
+from torch import Tensor
+
+from volssl.views.axes import along, gaussian
+from volssl.views.draw import Parameters
+
+Change = Callable[[Tensor, Parameters], None]
+_TINY = 1e-7  # keeps a constant channel from dividing by zero, as in MONAI's AdjustContrast
+
+
+def apply_intensity(x: Tensor, p: Parameters) -> None:
+    """Change x (B, C, *size) float32 in place, in the order in which an image comes about.
+
+    Tissue first (bands, curve, gamma, contrast and brightness), then the coil (bias), the receiver (noise)
+    and what is missing (boxes). Minimum, maximum and mean are each channel's own.
+    """
+    _where(x, p, (p.bands != 1).any(1), lambda x, p: energy_bands(x, p.bands))
+    identity = torch.linspace(0, 1, p.curve.shape[1])
+    _where(x, p, (p.curve != identity).any(1), lambda x, p: shift_histogram(x, p.curve))
+    _where(x, p, p.gamma != 1, lambda x, p: adjust_gamma(x, p.gamma))
+    moved = (p.contrast != 1) | (p.brightness != 0)
+    _where(x, p, moved, lambda x, p: adjust_contrast(x, p.contrast, p.brightness))
+    _where(x, p, p.bias.flatten(1).any(1), lambda x, p: multiply_bias(x, p.bias))
+    _where(x, p, p.noise != 0, lambda x, p: add_noise(x, p.noise, p.noise_seed.tolist()))
+    _where(x, p, (p.boxes[..., 0] != p.boxes[..., 1]).flatten(1).any(1), lambda x, p: drop_boxes(x, p.boxes))
+
+
+def _where(x: Tensor, p: Parameters, active: Tensor, change: Change) -> None:
+    """Change the active samples only: an inactive one keeps its bits whoever its neighbours are."""
+    if active.all():
+        change(x, p)
+    elif active.any():
+        rows = active.nonzero().squeeze(1)
+        at = rows.to(x.device)
+        part = x[at]
+        change(part, p[rows])
+        x[at] = part
+
+
+def energy_bands(x: Tensor, gains: Tensor) -> None:
+    """Scale each energy band of the plane (after Philipsen et al., IEEE TMI 34(9), 2015).
+
+    b_0 = x, b_i = x blurred in the plane with sd 2^i voxels; band i = b_i - b_{i+1}; the residual b_K keeps
+    its weight. With all gains 1 the sum is x, to the bit.
+
+    Args:
+        gains: (B, K), finest band first.
+    """
+    weights = torch.cat([gains, torch.ones(len(gains), 1)], dim=1).to(x)
+    source = x.clone()
+    x.mul_(_per_sample(weights[:, 0], x))
+    for i in range(1, weights.shape[1]):
+        smooth = source
+        for axis in (-2, -1):
+            matrix = gaussian(x.shape[axis], 2.0**i)
+            smooth = along(smooth, [matrix] * len(x), x.ndim + axis)
+        x.addcmul_(smooth, _per_sample(weights[:, i] - weights[:, i - 1], x))
+
+
+def shift_histogram(x: Tensor, curve: Tensor) -> None:
+    """Send intensities through a piecewise linear curve between each channel's minimum and maximum.
+
+    Args:
+        curve: (B, P), the values at P evenly spaced points of 0..1.
+    """
+    low, span = _bounds(x)
+    steps = curve.shape[1] - 1
+    slopes = ((curve[:, 1:] - curve[:, :-1]) * steps).to(x)
+    x.sub_(low).div_(span + _TINY)
+    y = x * _per_sample(slopes[:, 0], x) + _per_sample(curve[:, 0].to(x), x)
+    for i in range(1, steps):
+        bend = _per_sample(slopes[:, i] - slopes[:, i - 1], x)
+        y.addcmul_((x - i / steps).clamp_(min=0.0), bend)
+    torch.addcmul(low, y, span, out=x)
+
+
+def adjust_gamma(x: Tensor, gamma: Tensor) -> None:
+    """x ** gamma between each channel's minimum and maximum, which stay.
+
+    Args:
+        gamma: (B,).
+    """
+    low, span = _bounds(x)
+    x.sub_(low).div_(span + _TINY).pow_(_per_sample(gamma.to(x), x))
+    torch.addcmul(low, x, span, out=x)
+
+
+def adjust_contrast(x: Tensor, contrast: Tensor, brightness: Tensor) -> None:
+    """Multiply the distance to each channel's mean, then add.
+
+    Args:
+        contrast: (B,), factor. brightness: (B,), in the image's units.
+    """
+    factor = _per_sample(contrast.to(x), x)
+    # One mean per sample: a reduction over a batch may sum in another order for another batch.
+    mean = torch.stack([sample.flatten(1).mean(1) for sample in x]).view(*x.shape[:2], *(1,) * (x.ndim - 2))
+    shift = mean * (1.0 - factor) + _per_sample(brightness.to(x), x)
+    torch.addcmul(shift, x, factor, out=x)
+
+
+def multiply_bias(x: Tensor, coefficients: Tensor) -> None:
+    """Multiply by exp of a polynomial on [-1, 1] per axis (Van Leemput et al., IEEE TMI 18(10), 1999).
+
+    Args:
+        coefficients: (B, degree + 1, ...), one axis per image axis.
+    """
+    field = coefficients.to(x)
+    for n in reversed(x.shape[2:]):
+        basis = legendre.legvander(np.linspace(-1.0, 1.0, n), field.shape[1] - 1)
+        field = torch.einsum("b...k,nk->bn...", field, torch.from_numpy(basis).to(x))
+    x.mul_(field.exp_().unsqueeze(1))
+
+
+def add_noise(x: Tensor, sd: Tensor, seeds: Sequence[int]) -> None:
+    """Add Gaussian noise from each sample's own generator on x's device.
+
+    Args:
+        sd: (B,), in the image's units.
+    """
+    generator = torch.Generator(x.device)
+    quantiles = normal_quantiles().to(x)
+    for sample, width, seed in zip(x, sd.tolist(), seeds, strict=True):
+        words = torch.empty(-(-sample.numel() // 4), dtype=torch.int64, device=x.device)
+        words.random_(-(2**63), None, generator=generator.manual_seed(seed))
+        numbers = words.view(torch.int16)[: sample.numel()].to(torch.int32).add_(2**15)
+        sample += (quantiles * width).index_select(0, numbers).view(sample.shape)
+
+
+@cache
+def normal_quantiles() -> Tensor:
+    """The standard normal distribution as 2^16 equally likely numbers, float32.
+
+    Four of them from one 64-bit word of the generator take a third of the time of ``normal_`` on a CPU.
+    """
+    ranks = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    quantiles: Tensor = torch.special.ndtri(ranks).float()
+    return quantiles
+
+
+def drop_boxes(x: Tensor, boxes: Tensor) -> None:
+    """Set boxes to 0 in every channel.
+
+    Args:
+        boxes: (B, holes, n, 2), first and last as fractions of the edges.
+    """
+    edges = torch.tensor(x.shape[2:])[:, None]
+    for sample, corners in zip(x, (boxes * edges).round().long().tolist(), strict=True):
+        for box in corners:
+            sample[(slice(None), *(slice(first, last) for first, last in box))] = 0.0
+
+
+def _per_sample(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (x.ndim - 1))
+
+
+def _bounds(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum and range of every channel, ready to broadcast."""
+    axes = tuple(range(2, x.ndim))
+    low = x.amin(axes, keepdim=True)
+    return low, x.amax(axes, keepdim=True) - low
