@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
-from pydicom.uid import DeflatedExplicitVRLittleEndian, UncompressedTransferSyntaxes
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, UncompressedTransferSyntaxes
 
 from volssl.data.preflight import SPACING_MM, check_regular, check_shape, guard
 from volssl.errors import DataError
@@ -47,10 +47,10 @@ _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFram
 
 _TAGS = [
     "SeriesInstanceUID", "SOPInstanceUID", "SeriesNumber", "InstanceNumber", "SeriesDescription", "ImageType",
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices",
-    "RescaleSlope", "RescaleIntercept", "FrameTime", "FrameTimeVector", "Modality", "NumberOfSlices", "DetectorInformationSequence",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "RescaleSlope", "RescaleIntercept", "FrameTime", "FrameTimeVector", "Modality", "NumberOfSlices",
+    "DetectorInformationSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     *(keyword for _, keywords in SPLITS for keyword in keywords),
 ]  # fmt: skip
 
@@ -115,7 +115,7 @@ def planes(ds: Dataset, path: Path) -> list[Plane]:
     """Every slice of one DICOM object, in stored order.
 
     Raises:
-        DataError: ``colour``, ``empty``, ``too_large``, ``truncated``, ``mosaic``, ``no_geometry``,
+        DataError: ``colour``, ``empty``, ``too_large``, ``jpeg_12_bit``, ``truncated``, ``mosaic``, ``no_geometry``,
             ``bad_spacing``, ``bad_orientation``, ``bad_rescale`` or ``header``.
     """
     with guard("header", path):
@@ -133,9 +133,11 @@ def _check_pixels(ds: Dataset, path: Path) -> None:
         raise DataError("colour", "colour images are not volumes: leave the series out", str(path))
     shape = (int(ds.get("NumberOfFrames") or 1), int(ds.Rows or 0), int(ds.Columns or 0))
     check_shape(shape, str(path))
+    encoding = ds.file_meta.get("TransferSyntaxUID")
+    if encoding == JPEGExtended12Bit and int(ds.get("BitsStored") or 8) > 8:
+        raise DataError("jpeg_12_bit", "12-bit JPEG is not read: convert it, e.g. with dcmdjpeg", str(path))
     claimed = int(np.prod(shape)) * int(ds.get("BitsAllocated") or 1) // 8
-    plain = ds.file_meta.get("TransferSyntaxUID") in UncompressedTransferSyntaxes
-    if plain and path.stat().st_size < claimed:
+    if encoding in UncompressedTransferSyntaxes and path.stat().st_size < claimed:
         raise DataError("truncated", f"the pixels need {claimed} bytes: copy the file again", str(path))
 
 
