@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.nets import resnet10
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from volssl.data.phantom import generate
+from volssl.models import ResNetConfig
 
 Floats = NDArray[np.float32]
 
@@ -62,12 +62,12 @@ def load(root: Path, split: str, plane: str, size: list[int]) -> tuple[Floats, T
 
 
 def random_features(images: Tensor, seed: int) -> Floats:
-    """Pooled features of a ResNet-10 as it is initialised, normalised by the batch."""
+    """Pooled features of a ResNet-10 as it is initialised."""
     torch.manual_seed(seed)
-    encoder = resnet10(spatial_dims=3, n_input_channels=1, num_classes=1, conv1_t_stride=1)
-    encoder.fc = nn.Identity()
+    encoder = ResNetConfig(depth=10, stem="small", width=32).build(1).eval()
     with torch.no_grad():
-        return np.asarray(torch.cat([encoder((part - 0.4) / 0.3) for part in images.split(50)]))
+        parts = [encoder(images[i : i + 50]).pooled for i in range(0, len(images), 50)]
+    return torch.cat(parts).numpy()
 
 
 class Block(nn.Module):
@@ -124,12 +124,12 @@ def supervised_auc(train: Tensor, y_train: Floats, valid: Tensor, y_valid: Float
         chosen = order[(step % (steps // epochs)) * batch :][:batch]
         logits = model((augment(train[chosen], generator) - 0.4) / 0.3)[:, 0]
         optimiser.zero_grad()
-        F.binary_cross_entropy_with_logits(logits, targets[chosen]).backward()
+        torch.autograd.backward(F.binary_cross_entropy_with_logits(logits, targets[chosen]))
         optimiser.step()
         schedule.step()
     model.eval()
     with torch.no_grad():
-        scores = torch.cat([model((part - 0.4) / 0.3)[:, 0] for part in valid.split(50)])
+        scores = torch.cat([model((valid[i : i + 50] - 0.4) / 0.3)[:, 0] for i in range(0, len(valid), 50)])
     return float(roc_auc_score(y_valid, scores.numpy()))
 
 

@@ -79,12 +79,12 @@ def acquire(knee: Knee, scan: Scan, pixels: int, rng: Generator) -> NDArray[np.u
     image = np.zeros(shape, np.float32)
     texture = smooth_field(rng, shape, (max(4, scan.slices // 2), 28, 28))
     edge = max(scan.edge, 0.9 * scan.field / pixels)
-    paint_knee(Canvas(image, edge), _frame(knee, scan, pixels), knee, CONTRASTS[scan.plane], texture)
+    paint_knee(Canvas(image, edge), locate(knee, scan, pixels), knee, CONTRASTS[scan.plane], texture)
     image *= _coil(scan, shape)
     return _receive(image, scan, rng)
 
 
-def _frame(knee: Knee, scan: Scan, pixels: int) -> Frame:
+def locate(knee: Knee, scan: Scan, pixels: int) -> Frame:
     """From voxel indices to the knee's own mm; a left knee is mirrored here."""
     steps = np.array([scan.spacing, scan.field / pixels, scan.field / pixels])
     matrix = np.array(_DIRECTIONS[scan.plane], dtype=np.float64).T * steps
