@@ -9,7 +9,7 @@ import numpy as np
 
 from volssl.config import Run
 from volssl.data.count import count
-from volssl.models.cost import Cost, resnet_cost
+from volssl.models.cost import Cost
 
 GIB = 2**30
 
@@ -21,7 +21,7 @@ def derived(run: Run) -> list[tuple[str, str]]:
         DataError: ``data.root`` does not exist.
     """
     items = count(run.data)
-    cost = resnet_cost(run.backbone, run.data.channels, run.views.size)
+    cost = run.backbone.cost(run.data.channels, run.views.size)
     loop = run.loop
     return [
         (

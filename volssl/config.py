@@ -115,7 +115,7 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
         if len(value) != dims:
             yield key, f"{list(value)} has {len(value)} numbers, the data are {dims}D: give {dims}"
             return
-    if problem := run.views.fits(run.region):
+    if problem := run.views.fits(run.region) or run.backbone.fits(run.views.size):
         yield "views.size", problem
     if run.method.views != run.views.count:
         yield "views.count", f"{run.views.count} views, but {run.method.name} takes {run.method.views}"

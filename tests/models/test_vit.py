@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from volssl.errors import ConfigError
 from volssl.models import ViTConfig
-from volssl.models.vit import ViT
+from volssl.models.vit import Attention, ViT
 from volssl.types import Features
 
 PLANE = ViTConfig(dims=2, patch=(4, 4), size=(16, 16), width=24, depth=3, heads=2)
@@ -131,7 +131,7 @@ def test_dino_vit_s16_fits_key_by_key_and_computes_the_same() -> None:
     assert features.grid == (14, 14)
     torch.testing.assert_close(features.pooled[0], expected[0], rtol=0, atol=1e-9)
     torch.testing.assert_close(features.tokens[0], expected[1:], rtol=0, atol=1e-9)
-    # Negative control: one bias of one channel of one block is noticed (norms would hide all channels at once).
+    # Negative control: one bias of one channel of one block is noticed (norms hide a shift of all channels).
     state["blocks.7.attn.proj.bias"][5] += 0.01
     with torch.no_grad():
         assert (plain_dino(state, image) - expected).abs().max() > 1e-4
@@ -252,6 +252,31 @@ def test_a_patch_that_is_left_out_changes_nothing_and_one_that_is_kept_does(conf
     assert torch.equal(other.tokens[0], features.tokens[0])
     assert torch.equal(other.pooled[0], features.pooled[0])
     assert (other.tokens[1] - features.tokens[1]).abs().max() > 1e-6
+
+
+# What it costs
+
+
+@ALL
+def test_the_cost_is_that_of_the_network_at_another_size(config: ViTConfig) -> None:
+    """Multiply-adds: counted by a hook on every linear map, and 2 N^2 D per attention over N tokens."""
+    size = tuple(2 * n for n in config.size)
+    network, total = make(config), 0
+
+    def add(module: nn.Module, _: object, out: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
+            total += module.weight.numel() * out[0].numel() // len(module.weight)
+        if isinstance(module, Attention):
+            total += 2 * out.shape[1] ** 2 * out.shape[2]
+
+    for module in network.modules():
+        module.register_forward_hook(add)
+    network(images(9, 1, 2, *size))
+    cost = config.cost(2, size)
+    assert cost.parameters == sum(p.numel() for p in network.parameters())
+    assert cost.multiply_adds == total
+    assert cost.width == network.width
 
 
 # Shapes are told, not guessed

@@ -10,7 +10,7 @@ from volssl.schema import Schema
 
 if TYPE_CHECKING:
     from volssl.methods.base import Method
-    from volssl.models.resnet import ResNet
+    from volssl.models import Backbone
 
 Width = Annotated[int, Field(ge=1)]
 Momentum = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -52,7 +52,7 @@ class BYOLConfig(Schema):
         """Forward passes per view: student there and back (3), teacher (1), once more if cached."""
         return 5 if cached else 4
 
-    def build(self, encoder: ResNet) -> Method:
+    def build(self, encoder: Backbone) -> Method:
         """The method around a freshly built encoder."""
         from volssl.methods.byol import BYOL
 

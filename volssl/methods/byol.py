@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,11 @@ from volssl.methods import BYOLConfig
 from volssl.methods.base import Method
 from volssl.models.heads import MLP
 from volssl.models.norm import defer_statistics
-from volssl.models.resnet import ResNet
-from volssl.types import Batch, Features, Loss, Progress, Tensors
+from volssl.types import Batch, Features, Loss, Progress
+
+if TYPE_CHECKING:
+    from volssl.models import Backbone
+    from volssl.types import Tensors
 
 
 class Branch(nn.Module):
@@ -38,7 +42,7 @@ class BYOL(Method):
     student does, with the statistics of the group at hand.
     """
 
-    def __init__(self, config: BYOLConfig, encoder: ResNet) -> None:
+    def __init__(self, config: BYOLConfig, encoder: Backbone) -> None:
         super().__init__()
         projector = MLP(encoder.width, *config.projector, norm=config.head_norm)
         self.student = Branch(encoder, projector)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from volssl.schema import Schema
 
 if TYPE_CHECKING:
+    from volssl.models.cost import Cost
     from volssl.models.resnet import ResNet
     from volssl.models.vit import ViT
+
+    Backbone: TypeAlias = ResNet | ViT
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -36,6 +39,16 @@ class ResNetConfig(Schema):
                 "backbone.stem r3d is three-dimensional: use dims: 3, or stem: imagenet or small"
             )
         return self
+
+    def fits(self, size: tuple[int, ...]) -> str | None:
+        """What is wrong with images of ``size`` and what to do, or None: convolutions take any."""
+        return _axes_fit(size, self.dims)
+
+    def cost(self, channels: int, size: tuple[int, ...]) -> Cost:
+        """What one image of ``size`` costs."""
+        from volssl.models.cost import resnet_cost
+
+        return resnet_cost(self, channels, size)
 
     def build(self, channels: int) -> ResNet:
         """The network for images of ``channels`` channels, randomly initialised."""
@@ -81,10 +94,15 @@ class ViTConfig(Schema):
             )
         return self
 
+    @property
+    def norm(self) -> Literal["layer"]:
+        """What normalises: no statistics over images, so nothing to choose."""
+        return "layer"
+
     def fits(self, size: tuple[int, ...]) -> str | None:
         """What is wrong with images of ``size`` and what to do, or None."""
-        if len(size) != self.dims:
-            return f"{list(size)} has {len(size)} numbers, backbone.dims is {self.dims}: give {self.dims}"
+        if problem := _axes_fit(size, self.dims):
+            return problem
         for n, patch in zip(size, self.patch, strict=True):
             if n < 1 or n % patch:
                 near = " or ".join(str(m) for m in (n // patch * patch, (n // patch + 1) * patch) if m > 0)
@@ -95,6 +113,12 @@ class ViTConfig(Schema):
         """How many patches an image of a fitting ``size`` has along each axis."""
         return tuple(n // patch for n, patch in zip(size, self.patch, strict=True))
 
+    def cost(self, channels: int, size: tuple[int, ...]) -> Cost:
+        """What one image of ``size`` costs."""
+        from volssl.models.cost import vit_cost
+
+        return vit_cost(self, channels, size)
+
     def build(self, channels: int) -> ViT:
         """The network for images of ``channels`` channels, randomly initialised."""
         from volssl.models.vit import ViT
@@ -102,4 +126,10 @@ class ViTConfig(Schema):
         return ViT(self, channels)
 
 
-BackboneConfig = ResNetConfig
+def _axes_fit(size: tuple[int, ...], dims: int) -> str | None:
+    if len(size) == dims:
+        return None
+    return f"{list(size)} has {len(size)} numbers, backbone.dims is {dims}: give {dims}"
+
+
+BackboneConfig = Annotated[ResNetConfig | ViTConfig, Field(discriminator="name")]

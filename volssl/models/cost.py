@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from volssl.models import ResNetConfig
+    from volssl.models import ResNetConfig, ViTConfig
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -47,6 +47,24 @@ def resnet_cost(config: ResNetConfig, channels: int, size: tuple[int, ...]) -> C
             c_in = planes * expansion
     cost.width = c_in
     return cost
+
+
+def vit_cost(config: ViTConfig, channels: int, size: tuple[int, ...]) -> Cost:
+    """The cost of ``config`` on one image of ``channels`` channels and spatial ``size``."""
+    width, patch = config.width, channels * math.prod(config.patch)
+    patches = math.prod(config.grid(size))
+    tokens, matrices = 1 + patches, (4 + 2 * config.mlp) * width**2
+    scales = 0 if config.layer_scale is None else 2 * width
+    block = matrices + (9 + config.mlp) * width + scales  # beside the matrices: their biases and two norms
+    return Cost(
+        width=width,
+        parameters=(patch + 1) * width  # the patch embedding
+        + (2 + math.prod(config.grid(config.size))) * width  # the class token and the positions
+        + config.depth * block
+        + 2 * width,
+        multiply_adds=patches * patch * width + config.depth * (tokens * matrices + 2 * tokens**2 * width),
+        activations=config.depth * tokens * (8 + 2 * config.mlp) * width,
+    )
 
 
 def _residual_block(
