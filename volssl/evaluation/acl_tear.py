@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +89,7 @@ class Cohort:
         """One plane of one split, in the order of its labels' ids."""
         key = f"{split} {plane} {card.data.model_dump_json()} {card.region}"
         if key not in self._sources:
-            self.report(
-                f"reading {split}/{plane}" + (NO_MM if card.data.spacing or card.data.orientation else "")
-            )
+            self.report(f"reading {split}/{plane}" + (NO_MM if card.data.spacing or card.data.orientation else ""))
             ids = (self.train if split == "train" else self.test).ids
             self._sources[key] = open_plane(
                 self.root,
@@ -135,9 +134,9 @@ def evaluate_acl_tear(
     card = next(iter(encoders.values())).card
     found: dict[Key, Found] = {}
     for name, encoder in _contestants(config, encoders, card).items():
-        _evaluate(name, encoder, cohort, resamples, found, device)
+        _evaluate(name, encoder, cohort, range(config.seeds), resamples, found, device)
     for seed in range(config.seeds):
-        _evaluate(RANDOM, random_encoder(card, seed), cohort, resamples, found, device, only=seed)
+        _evaluate(RANDOM, random_encoder(card, seed), cohort, (seed,), resamples, found, device)
     return _results(config, cohort, resamples, found)
 
 
@@ -180,38 +179,38 @@ def _evaluate(
     name: str,
     encoder: Encoder,
     cohort: Cohort,
+    seeds: Iterable[int],
     resamples: Resamples,
     found: dict[Key, Found],
     device: str | torch.device,
-    *,
-    only: int | None = None,
 ) -> None:
-    """Every protocol, fraction and seed (or ``only`` that one) of one encoder; features are computed once."""
+    """Every protocol, fraction and seed of one encoder; its features are computed once."""
     config, y = cohort.config, cohort.train.y
-    features: dict[tuple[str, str], Floats] = {}
-    if "frozen" in config.protocols:
+    features = _features(name, encoder, cohort, device) if "frozen" in config.protocols else {}
+    for protocol, fraction, seed in product(config.protocols, config.fractions, seeds):
+        cohort.report(f"{name}: {protocol}, {fraction:.0%} of the labels, seed {seed}")
+        rows = subset(y, np.arange(len(y)), fraction, seed)
+        scored: dict[str, Scored] = {}
         for plane in config.planes:
-            for split in SPLITS:
-                source = cohort.source(split, plane, encoder.card)
-                cohort.report(f"{name}: features of {split}/{plane}")
-                features[split, plane] = extract(encoder, source, device=device).astype(np.float64)
-    for protocol in config.protocols:
-        for fraction in config.fractions:
-            for seed in range(config.seeds) if only is None else (only,):
-                cohort.report(f"{name}: {protocol}, {fraction:.0%} of the labels, seed {seed}")
-                rows = subset(y, np.arange(len(y)), fraction, seed)
-                by_plane: dict[str, Scored] = {
-                    plane: _frozen(features, plane, y, rows, seed)
-                    if protocol == "frozen"
-                    else _finetuned(encoder, cohort, plane, rows, seed, device)
-                    for plane in config.planes
-                }
-                by_plane[COMBINED] = _combine(list(by_plane.values()), y[rows], seed)
-                for what, scored in by_plane.items():
-                    entry = found.setdefault((name, protocol, fraction, what), Found(len(rows)))
-                    cut = youden(y[rows], scored.held_out)
-                    entry.thresholds.append(cut)
-                    entry.metrics.append(binary_metrics(cohort.test.y, scored.test, cut, resamples.weight))
+            if protocol == "frozen":
+                scored[plane] = _frozen(features, plane, y, rows, seed)
+            else:
+                scored[plane] = _finetuned(encoder, cohort, plane, rows, seed, device)
+        scored[COMBINED] = _combine(list(scored.values()), y[rows], seed)
+        for what, scores in scored.items():
+            entry = found.setdefault((name, protocol, fraction, what), Found(len(rows)))
+            entry.thresholds.append(youden(y[rows], scores.held_out))
+            metrics = binary_metrics(cohort.test.y, scores.test, entry.thresholds[-1], resamples.weight)
+            entry.metrics.append(metrics)
+
+
+def _features(name: str, encoder: Encoder, cohort: Cohort, device: str | torch.device) -> dict[tuple[str, str], Floats]:
+    found: dict[tuple[str, str], Floats] = {}
+    for plane, split in product(cohort.config.planes, SPLITS):
+        source = cohort.source(split, plane, encoder.card)
+        cohort.report(f"{name}: features of {split}/{plane}")
+        found[split, plane] = extract(encoder, source, device=device).astype(np.float64)
+    return found
 
 
 def _frozen(features: dict[tuple[str, str], Floats], plane: str, y: Ints, rows: Ints, seed: int) -> Scored:
@@ -247,10 +246,7 @@ def _combine(planes: list[Scored], y: Ints, seed: int) -> Scored:
 
 
 def _results(config: ACLTearConfig, cohort: Cohort, resamples: Resamples, found: dict[Key, Found]) -> Results:
-    stacked = {
-        key: {m: np.stack([per_seed[m] for per_seed in f.metrics]) for m in METRICS}
-        for key, f in found.items()
-    }
+    stacked = {key: {m: np.stack([per_seed[m] for per_seed in f.metrics]) for m in METRICS} for key, f in found.items()}
     rows, differences = [], []
     for (name, protocol, fraction, plane), f in found.items():
         values = stacked[name, protocol, fraction, plane]
@@ -281,9 +277,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     encoder, data, *overrides = arguments
     try:
-        given = {
-            key: strict_yaml.parse(value, key).data for key, _, value in (o.partition("=") for o in overrides)
-        }
+        given = {key: strict_yaml.parse(value, key).data for key, _, value in (o.partition("=") for o in overrides)}
         config = ACLTearConfig.model_validate({"data": data} | given)
         run_acl_tear(encoder, config, Path(encoder).parent / "acl-tear")
     except ValidationError as e:

@@ -57,9 +57,7 @@ class Card(Schema):
 
     def stacks(self, root: str, cache: str) -> StackConfig:
         """The same for slice stacks, which know no millimetres: what needs them is left out."""
-        kept = {
-            key: getattr(self.data, key) for key in Volumes.model_fields.keys() - {"spacing", "orientation"}
-        }
+        kept = {key: getattr(self.data, key) for key in Volumes.model_fields.keys() - {"spacing", "orientation"}}
         return StackConfig(**(kept | self._put_to_work(root, cache)))
 
     def _put_to_work(self, root: str, cache: str) -> dict[str, Any]:
@@ -67,6 +65,4 @@ class Card(Schema):
 
     def signed(self, sha256: str) -> Card:
         """This card with the weights' digest and the versions of what wrote them."""
-        return self.model_copy(
-            update={"sha256": sha256, "versions": {name: version(name) for name in PACKAGES}}
-        )
+        return self.model_copy(update={"sha256": sha256, "versions": {name: version(name) for name in PACKAGES}})

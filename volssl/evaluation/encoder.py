@@ -86,9 +86,7 @@ class Encoder(nn.Module):
             raise DataError(
                 "dims", f"an array of shape {array.shape}: {self.card.channels} channels are wanted, in front"
             )
-        image, _ = preprocess(data, self.card.region)(
-            MetaTensor(volume, affine=torch.eye(4, dtype=torch.float64))
-        )
+        image, _ = preprocess(data, self.card.region)(MetaTensor(volume, affine=torch.eye(4, dtype=torch.float64)))
         return image.to(getattr(torch, data.cache_dtype)).float()  # rounded as the cache rounds
 
 
@@ -137,9 +135,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     try:
         state = safetensors.torch.load(weights)
     except SafetensorError as e:
-        raise DataError(
-            "encoder", f"{WEIGHTS} is not a safetensors file ({e}): save it again", str(folder)
-        ) from None
+        raise DataError("encoder", f"{WEIGHTS} is not a safetensors file ({e}): save it again", str(folder)) from None
     network = build_network(card, seed=0)
     _fill(network, state, str(folder))
     return Encoder(network, card).to(device)

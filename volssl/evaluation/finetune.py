@@ -98,13 +98,9 @@ def finetune(
     oof, scores, stopped = np.zeros(len(y)), np.zeros(len(test)), []
     parts = folds(y, groups, recipe.folds, seed)
     for fold, (fit, held) in enumerate(parts):
-        generator = torch.Generator().manual_seed(
-            int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
-        )
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, fold]).generate_state(1)[0]))
         model = Classifier(encoder).to(device)
-        best = _fit(
-            model, train, y, fit, held, views=views, recipe=recipe, generator=generator, device=device
-        )
+        best = _fit(model, train, y, fit, held, views=views, recipe=recipe, generator=generator, device=device)
         model.load_state_dict(best.state)
         oof[held] = best.logits
         scores += predict(model, test, np.arange(len(test)), recipe.batch, device) / len(parts)
@@ -114,9 +110,7 @@ def finetune(
 
 def light_views(size: tuple[int, ...]) -> ViewsConfig:
     """Augmentation that leaves a ligament recognisable: crops of 80 % and more, 10 degrees, little noise."""
-    return ViewsConfig(
-        size=size, count=1, crop=(0.8, 1.0), rotate=(-10.0, 10.0), gamma=(0.9, 1.1), noise=(0.0, 0.02)
-    )
+    return ViewsConfig(size=size, count=1, crop=(0.8, 1.0), rotate=(-10.0, 10.0), gamma=(0.9, 1.1), noise=(0.0, 0.02))
 
 
 def positive_weight(y: Ints) -> float:

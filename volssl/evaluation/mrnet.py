@@ -66,9 +66,7 @@ def read_labels(root: Path, split: str, task: str, planes: tuple[str, ...]) -> L
     ids = tuple(sorted(found))
     y = np.array([found[name] for name in ids], dtype=np.int64)
     if min(np.bincount(y, minlength=2)) < 2:
-        raise DataError(
-            "labels", f"{len(y)} exams, {y.sum()} positive: two of each class are needed", str(path)
-        )
+        raise DataError("labels", f"{len(y)} exams, {y.sum()} positive: two of each class are needed", str(path))
     return Labels(ids, y)
 
 
@@ -100,18 +98,14 @@ def _read_csv(path: Path) -> dict[str, int]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise DataError(
-            "layout", "no such file: MRNet has headerless lines such as 0000,1", str(path)
-        ) from None
+        raise DataError("layout", "no such file: MRNet has headerless lines such as 0000,1", str(path)) from None
     labels: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, _, label = (part.strip() for part in line.partition(","))
         if not name.isdigit() or label not in ("0", "1"):
-            raise DataError(
-                "labels", f"line {number} is {line!r}: write id,0 or id,1 and no header", str(path)
-            )
+            raise DataError("labels", f"line {number} is {line!r}: write id,0 or id,1 and no header", str(path))
         if labels.setdefault(name.zfill(4), int(label)) != int(label):
             raise DataError("labels", f"line {number}: exam {name} has two labels: keep one", str(path))
     return labels

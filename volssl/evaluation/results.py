@@ -78,10 +78,10 @@ class Results:
         seeds = f" Means over {self.seeds} seeds, ± sd over seeds." if self.seeds > 1 else ""
         redrawn = f" ({self.redrawn} with one class drawn again)" if self.redrawn else ""
         return (
-            "Planes are combined by logistic regression on out-of-fold training scores. The threshold (on "
-            "the score, a logit) maximises sensitivity + specificity on such scores; no test exam has a part in "
-            f"either.{seeds} In brackets: 95 % interval over {self.bootstrap} resamples of the test patients"
-            f"{redrawn}, each exam taken as one patient."
+            "Planes are combined by logistic regression on out-of-fold training scores. The threshold on the "
+            "score (a logit) maximises sensitivity + specificity on such scores; no test exam has a part in "
+            f"either.{seeds} In brackets: 95 % interval over {self.bootstrap} resamples of the test "
+            f"patients{redrawn}, each exam taken as one patient."
         )
 
     def write(self, folder: str | Path) -> None:
@@ -95,9 +95,7 @@ class Results:
 
     def markdown(self) -> str:
         """The two tables and the differences in words."""
-        sentences = [
-            f"- {d.protocol}, {d.fraction:.0%} of the labels: {d.sentence}" for d in self.differences
-        ]
+        sentences = [f"- {d.protocol}, {d.fraction:.0%} of the labels: {d.sentence}" for d in self.differences]
         parts = [f"**{self.title()}**"]
         for header, lines in self._tables():
             ruled = [header, ["---"] * len(header), *lines]
@@ -139,9 +137,7 @@ class Results:
     def _csv(self) -> str:
         out = io.StringIO()
         lines = csv.writer(out, lineterminator="\n")
-        lines.writerow(
-            ["encoder", "protocol", "fraction", "labels", "plane", "metric", "value", "low", "high", "sd"]
-        )
+        lines.writerow(["encoder", "protocol", "fraction", "labels", "plane", "metric", "value", "low", "high", "sd"])
         for r in self.rows:
             for name, e in r.metrics.items():
                 numbers = (e.value, e.low, e.high, e.sd)

@@ -74,9 +74,7 @@ def auc(y: Ints, score: Floats, weight: Floats) -> Floats:
     if not np.isfinite(score).all():
         raise ValueError("scores must be finite")
     order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(
-        np.diff(score[order], prepend=-np.inf)
-    )  # each run of equal scores is one step of the curve
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))  # each run of equal scores is one step of the curve
     positive = np.add.reduceat((weight * y)[:, order], starts, axis=1)
     negative = np.add.reduceat((weight * (1 - y))[:, order], starts, axis=1)
     below = np.cumsum(negative, axis=1) - negative

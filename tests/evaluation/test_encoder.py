@@ -1,0 +1,182 @@
+"""Encoder folders: whole or refused, private folders forgotten, and studies prepared as in training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import volssl
+from volssl.errors import DataError
+from volssl.evaluation.card import Card
+from volssl.evaluation.encoder import build_network, load_encoder, random_encoder, save_encoder
+from volssl.views.views import whole
+
+
+@pytest.fixture
+def network(card: Card) -> nn.Module:
+    return build_network(card, seed=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, network: nn.Module, card: Card) -> Path:
+    save_encoder(tmp_path / "encoder", network, card)
+    return tmp_path / "encoder"
+
+
+def test_round_trip(folder: Path, network: nn.Module, card: Card) -> None:
+    """The loaded encoder gives the saved network's features to the bit, in evaluation mode."""
+    encoder = volssl.load_encoder(folder)
+    images = torch.rand(2, 1, *card.size)
+    assert not encoder.training
+    assert torch.equal(encoder(images).pooled, network.eval()(images).pooled)
+    assert encoder.card == card.signed(encoder.card.sha256)
+    assert encoder.card.versions["volssl"] == volssl.__version__
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["encoder"]
+
+
+def test_saving_again_replaces(folder: Path, card: Card) -> None:
+    """The second network is what is loaded, and nothing else stays behind."""
+    other = build_network(card, seed=2)
+    save_encoder(folder, other, card.model_copy(update={"step": 8}))
+    encoder = load_encoder(folder)
+    assert encoder.card.step == 8
+    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), other.parameters(), strict=True))
+    assert [p.name for p in folder.parent.iterdir()] == ["encoder"]
+
+
+def test_a_save_that_dies_leaves_the_old_encoder(folder: Path, card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dead before the renames: the old pair is whole. The next save clears what was left."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    other = build_network(card, seed=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            save_encoder(folder, other, card)
+    assert load_encoder(folder).card.step == 7
+    save_encoder(folder, other, card)
+    assert [p.name for p in folder.parent.iterdir()] == ["encoder"]
+
+
+def test_folders_are_forgotten(folder: Path) -> None:
+    """Where the training images lay is nobody's business who gets the encoder."""
+    assert "secret" not in (folder / "card.json").read_text()
+
+
+def test_resamples_a_region(folder: Path, card: Card) -> None:
+    """A batch of whole regions and one of view size both pass; a constant region is a constant view."""
+    encoder = load_encoder(folder)
+    region, view = torch.full((1, 1, *card.region), 0.5), torch.full((1, 1, *card.size), 0.5)
+    torch.testing.assert_close(encoder(region).pooled, encoder(view).pooled)
+
+
+def test_random_encoder_is_seeded_and_touches_no_generator(card: Card) -> None:
+    """Same seed, same weights; the global generator goes on as if nothing had happened."""
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    a, b, c = random_encoder(card, 1), random_encoder(card, 1), random_encoder(card, 2)
+    assert torch.equal(torch.rand(3), expected)
+    weights = [next(e.parameters()) for e in (a, b, c)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert (a.card.method, a.card.size) == ("random", card.size)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(DataError) as e:
+        load_encoder(folder)
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+def test_no_encoder(tmp_path: Path, folder: Path) -> None:
+    """An empty folder, and a folder above an encoder: the message says where to look."""
+    (tmp_path / "empty").mkdir()
+    assert "give the encoder/ folder" in refused(tmp_path / "empty")
+    assert f"name one of {folder}" in refused(folder.parent)
+
+
+def test_damaged(folder: Path) -> None:
+    """One flipped bit in the weights, a card cut short, missing weights."""
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert "SHA-256" in refused(folder)
+    (folder / "model.safetensors").unlink()
+    assert "cannot be read" in refused(folder)
+    (folder / "card.json").write_text((folder / "card.json").read_text()[:50])
+    assert "card.json is damaged" in refused(folder)
+
+
+def test_an_unknown_key_is_named(folder: Path) -> None:
+    content = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(content | {"colour": "red"}))
+    assert "colour" in refused(folder)
+
+
+def test_zero_matched_keys_is_an_error(folder: Path, network: nn.Module, card: Card) -> None:
+    """BYOLMed3D defect: a file of {'model_state_dict.*': ...} loads nothing under strict=False, silently."""
+    wrapped = {f"model_state_dict.{k}": v for k, v in network.state_dict().items()}
+    total = len(wrapped)
+    save_encoder(folder, _Saved(wrapped), card)
+    assert f"0 of {total} weights fit" in refused(folder)
+
+
+def test_partial_match_is_an_error(folder: Path, network: nn.Module, card: Card) -> None:
+    """One key short: no strict=False, so it is named."""
+    state = dict(network.state_dict())
+    gone = sorted(state)[0]
+    del state[gone]
+    save_encoder(folder, _Saved(state), card)
+    assert gone in refused(folder)
+
+
+class _Saved(nn.Module):
+    """A module whose state dict is the one given."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.saved = state
+
+    def state_dict(self, *_: object, **__: object) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        return self.saved
+
+
+def test_not_safetensors(folder: Path, card: Card) -> None:
+    """Bytes whose digest is right but which are no safetensors file."""
+    (folder / "model.safetensors").write_bytes(b"pickle")
+    signed = card.signed(hashlib.sha256(b"pickle").hexdigest())
+    (folder / "card.json").write_text(signed.model_dump_json())
+    assert "not a safetensors file" in refused(folder)
+
+
+def test_preprocess_is_what_training_did(folder: Path, card: Card, mrnet: Path, tmp_path: Path) -> None:
+    """A file and its array give the item of the source, resampled whole; a folder of several is refused."""
+    encoder = load_encoder(folder)
+    path = mrnet / "train" / "axial" / "0001.npy"
+    source = card.stacks(str(path.parent), str(tmp_path / "cache")).build(card.region)
+    item = source[list(source.ids).index("0001.npy")].image
+    expected = whole(item[None], card.size)[0]
+    assert torch.equal(encoder.preprocess(path), expected)
+    assert torch.equal(encoder.preprocess(np.load(path)), expected)
+    assert encoder(encoder.preprocess(path)[None]).pooled.shape == (1, encoder.width)
+    with pytest.raises(DataError, match="36 items"):
+        encoder.preprocess(path.parent)
+    with pytest.raises(DataError, match="channels are wanted"):
+        encoder.preprocess(np.zeros((2, 8, 24, 24)))
+
+
+def test_safetensors_only(folder: Path) -> None:
+    """Tensors and plain JSON: what is on disk reads back without this package."""
+    assert safetensors.torch.load_file(folder / "model.safetensors")
+    assert json.loads((folder / "card.json").read_text())["format"] == 1
