@@ -1,0 +1,165 @@
+"""What a run says, line by line: metrics.jsonl, the bar at 80 columns, the plain lines, the warning."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from volssl.engine.log import Collapse, Log, describe, duration, truncate
+from volssl.errors import RunError
+
+HEALTHY = {"loss": 1.2345678, "lr": 0.0123, "spread": 0.31, "rank": 12.7}
+
+
+def plain() -> Console:
+    return Console(file=io.StringIO(), width=80)
+
+
+def told(console: Console) -> list[str]:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def write(folder: Path, done: int, *steps: int, **values: float) -> Console:
+    console = plain()
+    with Log(folder, console=console, done=done, steps=9, batch=4) as log:
+        for step in steps:
+            log.record(step, HEALTHY | values)
+    return console
+
+
+def test_no_step_appears_twice_after_a_resume(tmp_path: Path) -> None:
+    write(tmp_path, 0, 1, 2, 3, 4, 5)
+    write(tmp_path, 3, 4, 5, 6)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert lines(tmp_path)[0] == HEALTHY | {"step": 1, "items_per_second": lines(tmp_path)[0]["items_per_second"]}
+
+
+@pytest.mark.parametrize("torn", ['{"step": 4, "lo', '{"step": 3}', "\0\0\0", "{}\n", "7\n"])
+def test_a_torn_line_goes(tmp_path: Path, torn: str) -> None:
+    write(tmp_path, 0, 1, 2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    truncate(tmp_path / "metrics.jsonl", 9)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_what_is_not_finite_stays_valid_json(tmp_path: Path) -> None:
+    write(tmp_path, 0, 1, auc=float("nan"))
+    assert lines(tmp_path)[0]["auc"] is None
+
+
+def test_the_speed_is_items_over_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed at step 2 at second 10, step 3 at second 12, step 4 at second 18: 1 and then 2 steps of 4 items
+    in 2 and then 8 seconds: 2 and 1 items per second."""
+    clock = [10.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with Log(tmp_path, console=plain(), done=2, steps=9, batch=4) as log:
+        for step, clock[0] in ((3, 12.0), (4, 18.0)):
+            log.record(step, HEALTHY)
+    assert [line["items_per_second"] for line in lines(tmp_path)] == [2.0, 1.0]
+
+
+def test_another_rank_writes_nothing(tmp_path: Path) -> None:
+    console = plain()
+    with Log(None, console=console, done=0, steps=9, batch=4) as log:
+        log.record(1, HEALTHY)
+        log.say("x")
+        log.flush()
+    assert told(console) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_terminal_lines_are_few_and_the_last_step_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100,000 steps of one second: the first line after 10 s, then each time the run is 5 % older, which is
+    log(10,000) / log(1.05) = 189 times; and the last step."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    console = plain()
+    with Log(tmp_path, console=console, done=0, steps=100_000, batch=4) as log:
+        for step in range(0, 100_001, 5):
+            clock[0] = float(step)
+            log.record(step, HEALTHY)
+    found = told(console)
+    assert found[0] == "step 10/100000 loss 1.2346 lr 0.012 4.0 items/s 1.2d left spread 0.31 rank 13"
+    assert 150 < len(found) < 195
+    assert found[-1].startswith("step 100000/100000 ")
+
+
+def test_the_bar_fits_into_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with Log(tmp_path, console=console, done=0, steps=10_000, batch=4) as log:
+        clock[0] = 300.0
+        log.record(9_000, HEALTHY | {"rank": 123.4, "lr": 1.23e-05, "loss": -1.12345})
+    shown = "\r".join(told(console)).split("\x1b[2K")[-1].split("\r")[0]
+    assert len(shown) == 80
+    assert shown.startswith("9000/10000 ━")
+    assert shown.endswith(" loss -1.1235 lr 1.2e-05 120 items/s 33s left spread 0.31 rank 123")
+
+
+def test_another_display_may_take_over_in_between(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with Log(tmp_path, console=console, done=0, steps=9, batch=4) as log:
+        log.record(1, HEALTHY)
+        with log.paused(), console.status("evaluating"):
+            log.say("in between")
+        log.record(2, HEALTHY)
+    assert "in between" in "".join(told(console))
+
+
+def test_the_gauge_turns_red() -> None:
+    values = HEALTHY | {"items_per_second": 3.0}
+    styles = {str(span.style) for span in describe(values, left=5).spans}
+    assert "green" in styles
+    low = {str(span.style) for span in describe(values | {"spread": 0.0}, left=5).spans}
+    assert "bold red" in low
+
+
+def test_a_collapse_is_told_once_after_patience_and_again_after_a_recovery() -> None:
+    judge = Collapse().judge
+    low, fine = {"spread": 0.0, "rank": 1.0}, {"spread": 0.3, "rank": 9.0}
+    told = [judge(values) is not None for values in [low] * 4 + [fine] + [low] * 8 + [fine] + [low] * 5]
+    assert [i for i, warned in enumerate(told) if warned] == [9, 18]
+    assert judge({"loss": 1.0}) is None
+
+
+def test_the_warning_is_in_plain_words_above_the_bar(tmp_path: Path) -> None:
+    console = write(tmp_path, 0, *range(1, 9), spread=0.001)
+    (warning,) = [line for line in told(console) if "collapsed" in line]
+    assert warning.startswith("step 5: the embeddings have collapsed: all items look the same to the encoder")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (42, "42s"), (60, "1m"), (3599, "60m"), (3600, "1.0h"), (36_000, "10h"), (216_000, "2.5d")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_tensorboard_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RunError, match=r"pip install 'volssl\[tensorboard\]'"):
+        Log(tmp_path, console=plain(), done=0, steps=9, batch=4, board=True)
+
+
+def test_tensorboard_gets_what_is_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    with Log(tmp_path, console=plain(), done=0, steps=9, batch=4, board=True) as log:
+        log.record(1, HEALTHY)
+    assert list((tmp_path / "tensorboard").glob("events.*"))

@@ -1,0 +1,409 @@
+"""A run that is stopped, killed or out of luck goes on as if nothing had been: bit for bit, on a toy method."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from volssl.engine import AdamWConfig, LARSConfig, LoopConfig, OptimConfig, checkpoint
+from volssl.engine import trainer as trainer_module
+from volssl.engine.checkpoint import list_checkpoints, load_latest
+from volssl.engine.distributed import Group
+from volssl.engine.loop import Evaluation, fit
+from volssl.errors import RunError
+from volssl.methods.base import Method
+from volssl.models.norm import BatchNorm, defer_statistics
+from volssl.types import Batch, Item, Loss, Progress
+
+STEPS, BATCH, ITEMS = 10, 8, 20  # an epoch ends within a step
+
+
+class Toy(Method):
+    """A student follows its own slow average through a head; BatchNorm, a teacher and a coupled loss."""
+
+    coupled = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), BatchNorm(5))
+        self.head = nn.Linear(5, 5)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for p in self.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator))
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.moved: list[Progress] = []
+        defer_statistics(self)
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        return {"encoder": self.student}
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        return {"0": self.student(batch.views["0"])}
+
+    @torch.no_grad()
+    def target(self, batch: Batch) -> dict[str, Tensor]:
+        return {"0": self.teacher(batch.views["1"])}
+
+    def loss(self, z: dict[str, Tensor], t: dict[str, Tensor], at: Progress) -> Loss:
+        total = F.mse_loss(self.head(z["0"] - z["0"].mean(0)), t["0"])
+        return Loss(total, metrics={"fraction": torch.tensor(at.fraction)})
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor], at: Progress) -> None:
+        super().after_step(stats, at)
+        self.moved.append(at)
+        for slow, fast in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            slow.lerp_(fast, 0.1)
+
+
+class Toys:
+    """Items of six numbers; ``bad`` of them are NaN."""
+
+    def __init__(self, bad: tuple[int, ...] = ()) -> None:
+        self.bad, self.ids = bad, tuple(f"toy-{i}" for i in range(ITEMS))
+
+    def __len__(self) -> int:
+        return ITEMS
+
+    def __getitem__(self, i: int) -> Item:
+        image = torch.randn(1, 6, generator=torch.Generator().manual_seed(i))
+        return Item(image * float("nan") if i in self.bad else image, (1.0,), self.ids[i])
+
+
+def jitter(images: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+    """Two views: the image and noise that is a function of the seed."""
+
+    def noise(seed: int) -> Tensor:
+        return torch.randn(2, *images.shape[1:], generator=torch.Generator().manual_seed(seed % 2**31))
+
+    noises = torch.stack([noise(int(seed)) for seed in seeds])
+    return {"0": images + 0.1 * noises[:, 0], "1": images + 0.1 * noises[:, 1]}
+
+
+@dataclass
+class Outcome:
+    """What a run leaves behind."""
+
+    method: Toy
+    told: str
+
+
+def run(
+    folder: Path,
+    *,
+    optim: OptimConfig | None = None,
+    source: Toys | None = None,
+    evaluations: tuple[Evaluation, ...] = (),
+    views: Callable[[Tensor, Tensor], dict[str, Tensor]] = jitter,
+    **loop: Any,
+) -> Outcome:
+    settings = {"steps": STEPS, "batch": BATCH, "chunk": 4, "save_every": 3} | loop
+    method, console = Toy(), Console(file=io.StringIO(), width=80)
+    assert isinstance(console.file, io.StringIO)
+    fit(
+        method=method,
+        optim=optim or LARSConfig(lr=0.5, weight_decay=0.01, warmup=2, trust=0.1, clip=5.0),
+        loop=LoopConfig(**settings),
+        source=source or Toys(),
+        views=views,
+        seed=7,
+        folder=folder,
+        group=Group(),
+        console=console,
+        meta={"config": {"seed": 7}},
+        evaluations=evaluations,
+    )
+    return Outcome(method, console.file.getvalue())
+
+
+def end(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The tensors of the last checkpoint and the metrics, without the one that a clock made."""
+    found = load_latest(folder / "checkpoints")
+    assert found is not None
+    assert found.step == STEPS
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return found.tensors, [{k: v for k, v in x.items() if k != "items_per_second"} for x in lines]
+
+
+def identical(a: Path, b: Path) -> bool:
+    """Whether two runs ended alike to the last bit: weights, teacher, buffers, optimiser and metrics."""
+    (ours, lines), (theirs, others) = end(a), end(b)
+    return ours.keys() == theirs.keys() and lines == others and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder)
+    return folder
+
+
+class CrashError(Exception):
+    """Stands for anything that ends a process without a word."""
+
+
+def crash_at(step: int) -> Evaluation:
+    def crash(method: Method, done: int) -> dict[str, float]:  # noqa: ARG001
+        if done == step:
+            raise CrashError
+        return {}
+
+    return 1, crash
+
+
+def signal_at(step: int, number: signal.Signals) -> Evaluation:
+    def send(method: Method, done: int) -> dict[str, float]:  # noqa: ARG001
+        if done == step:
+            os.kill(os.getpid(), number)
+        return {}
+
+    return 1, send
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_a_crash_after_any_step_changes_nothing(whole: Path, tmp_path: Path, step: int) -> None:
+    with pytest.raises(CrashError):
+        run(tmp_path, evaluations=(crash_at(step),))
+    resumed = run(tmp_path)
+    assert len(resumed.method.moved) == STEPS - step // 3 * 3 + (3 if step % 3 == 0 else 0)
+    assert identical(whole, tmp_path)
+
+
+@pytest.mark.parametrize("step", [1, 4, 9])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_saves_and_exits(
+    whole: Path, tmp_path: Path, step: int, number: signal.Signals, code: int
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, evaluations=(signal_at(step, number),))
+    assert stopped.value.code == code
+    assert list_checkpoints(tmp_path / "checkpoints")[-1].name == f"step-{step:08d}.safetensors"
+    assert f"going on after step {step} of {STEPS}" in run(tmp_path).told
+    assert identical(whole, tmp_path)
+
+
+@pytest.mark.parametrize("optim", [AdamWConfig(lr=0.01, weight_decay=0.1)], ids=["adamw"])
+def test_other_optimisers_and_log_intervals_resume_alike(tmp_path: Path, optim: OptimConfig) -> None:
+    run(tmp_path / "a", optim=optim, log_every=4)
+    with pytest.raises(CrashError):
+        run(tmp_path / "b", optim=optim, log_every=4, evaluations=(crash_at(8),))
+    run(tmp_path / "b", optim=optim, log_every=4)
+    assert identical(tmp_path / "a", tmp_path / "b")
+    assert [line["step"] for line in end(tmp_path / "a")[1]] == [4, 8, 10]
+
+
+@pytest.mark.parametrize("forgotten", ["optimizer.", "method.teacher", "method.student.2.running"])
+def test_a_resume_that_forgets_something_is_noticed(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str
+) -> None:
+    """Negative control: leave out a part of the state, and the end is not the same."""
+    with pytest.raises(CrashError):
+        run(tmp_path, evaluations=(crash_at(5),))
+    load = trainer_module.Trainer.load_state
+
+    def forgetful(self: trainer_module.Trainer, tensors: dict[str, Tensor]) -> None:
+        fresh = {k: v.clone() for k, v in self.state().items() if k.startswith(forgotten)}
+        load(self, {k: v for k, v in tensors.items() if not k.startswith(forgotten)} | fresh)
+
+    monkeypatch.setattr(trainer_module.Trainer, "load_state", forgetful)
+    run(tmp_path)
+    assert not identical(whole, tmp_path)
+
+
+def slow(images: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+    time.sleep(0.002)
+    return jitter(images, seeds)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Start ``work`` in a forked process; returns its id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except SystemExit as stopped:
+            os._exit(int(stopped.code or 0))
+        except BaseException:
+            os._exit(99)
+        os._exit(0)
+    return child
+
+
+def exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """A forked process has no thread pool."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    """SIGKILL after up to 80 ms of a run of some 100 ms, ten times in one folder or until it is through; saved
+    after every step, so most of them strike near a save."""
+    run(tmp_path / "a", save_every=1)
+    draw, codes = random.Random(0), []
+    for _ in range(10):
+        child = in_child(lambda: run(tmp_path / "b", save_every=1, views=slow))
+        time.sleep(draw.uniform(0.01, 0.08))
+        os.kill(child, signal.SIGKILL)
+        codes.append(exit_code(child))
+    assert codes.count(-signal.SIGKILL) > 2
+    run(tmp_path / "b", save_every=1)
+    assert identical(tmp_path / "a", tmp_path / "b")
+    assert not list((tmp_path / "b" / "checkpoints").glob(".*"))
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_process_that_gets_sigterm_twice_exits_143(whole: Path, tmp_path: Path) -> None:
+    child = in_child(lambda: run(tmp_path, views=slow, evaluations=((1, wait),)))
+    while not (tmp_path / "metrics.jsonl").exists():
+        time.sleep(0.005)
+    for _ in range(2):
+        os.kill(child, signal.SIGTERM)
+    assert exit_code(child) == 143
+    run(tmp_path)
+    assert identical(whole, tmp_path)
+
+
+def wait(method: Method, done: int) -> dict[str, float]:  # noqa: ARG001
+    time.sleep(0.05)
+    return {}
+
+
+def test_everything_happens_once_per_step_and_is_told_where_it_is(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def evaluate(method: Method, done: int) -> dict[str, float]:
+        method.eval()
+        asked.append(done)
+        return {"auc": done / 10}
+
+    outcome = run(tmp_path, evaluations=((5, evaluate), (4, evaluate)))
+    assert [at.step for at in outcome.method.moved] == list(range(STEPS))
+    assert asked == [4, 5, 8]  # not after the last step
+    assert outcome.method.training
+    lines = end(tmp_path)[1]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["fraction"] for line in lines] == pytest.approx([k / STEPS for k in range(STEPS)])
+    assert {line["step"]: line["auc"] for line in lines if "auc" in line} == {4: 0.4, 5: 0.5, 8: 0.8}
+    assert lines[0].keys() >= {"step", "loss", "lr", "gradient_norm", "spread", "rank"}
+
+
+def test_a_finished_run_does_nothing_more(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path)
+    assert run(tmp_path).method.moved == []
+    assert identical(whole, tmp_path)
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    run(tmp_path, keep=2)
+    kept = [p.name for p in list_checkpoints(tmp_path / "checkpoints")]
+    assert kept == ["step-00000009.safetensors", "step-00000010.safetensors"]
+
+
+def test_an_image_that_is_not_finite_is_named_and_no_weight_moves(tmp_path: Path) -> None:
+    """In chunks of 4 with BatchNorm, one bad image spoils the embeddings of its chunk; only it is named."""
+    with pytest.raises(RunError, match=r"no weight has moved. Look at toy-11; if") as raised:
+        run(tmp_path, source=Toys(bad=(11,)), save_every=1)
+    step = int(str(raised.value).split()[1].rstrip(":"))
+    found = load_latest(tmp_path / "checkpoints")
+    assert (found.step if found else 0) == step - 1
+    assert found is None or all(x.isfinite().all() for x in found.tensors.values())
+
+
+def test_a_view_that_is_not_finite_names_its_chunk(tmp_path: Path) -> None:
+    def poisoned(images: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        return {name: view / 0.0 for name, view in jitter(images, seeds).items()}
+
+    with pytest.raises(RunError, match=r"step 1: the embeddings are not finite") as raised:
+        run(tmp_path, views=poisoned)
+    assert str(raised.value).count("toy-") == BATCH
+
+
+def test_a_loss_that_is_not_finite_leaves_everything_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Toy] = []
+
+    def infinite(self: Toy, z: dict[str, Tensor], t: dict[str, Tensor], at: Progress) -> Loss:
+        made.append(self)
+        return Loss((self.head(z["0"]) - t["0"]).mean() * float("inf") * (at.step + 1))
+
+    monkeypatch.setattr(Toy, "loss", infinite)
+    with pytest.raises(RunError, match=r"step 1: the loss is not finite; .* lower optim\.lr") as raised:
+        run(tmp_path)
+    assert str(raised.value).count("\n") == 0
+    assert str(raised.value).count("toy-") == BATCH
+    after, before = made[0].state_dict(), Toy().state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not made[0].moved
+    assert not list_checkpoints(tmp_path / "checkpoints")
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = checkpoint.save
+
+    def full(folder: Path, *, step: int, **rest: Any) -> Path:
+        if step == 6:
+            raise RunError("step 6: not saved: no space (0 MB free); make room")
+        return real(folder, step=step, **rest)
+
+    monkeypatch.setattr("volssl.engine.saver.save", full)
+    assert "0 MB free" in run(tmp_path).told
+    assert identical(whole, tmp_path)
+    assert len(list_checkpoints(tmp_path / "checkpoints")) == 3  # 3, 9 and 10
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(CrashError):
+        run(tmp_path, evaluations=(crash_at(8),))
+    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(bytes(content))
+    told = run(tmp_path).told
+    assert "step-00000006.safetensors is damaged: its checksum does not fit its content" in told
+    assert "going on after step 3 of 10" in told
+    assert identical(whole, tmp_path)
+
+
+def test_another_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CrashError):
+        run(tmp_path, evaluations=(crash_at(5),))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    assert "-> 99" in run(tmp_path).told
+
+
+def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path)
+    monkeypatch.setattr(Toy, "__init__", lambda self: _other(self))
+    with pytest.raises(RunError, match=r"does not fit this method.*head\.weight"):
+        run(tmp_path)
+
+
+def _other(toy: Toy) -> None:
+    nn.Module.__init__(toy)
+    toy.student, toy.head = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), BatchNorm(5)), nn.Linear(5, 4)
+    toy.teacher = copy.deepcopy(toy.student).requires_grad_(False)

@@ -1,0 +1,230 @@
+"""What a run says: metrics.jsonl, a progress bar or a line now and then, TensorBoard if asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from volssl.errors import RunError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+# A plain line comes after 10 s, then whenever the run is 5 % older: 60 in three minutes, 210 in three days.
+FIRST_LINE, OLDER = 10.0, 1.05
+WINDOW = 50  # logged steps over which the speed is averaged
+
+
+class Log:
+    """Writes what is recorded; a context, so that the bar is taken down and the file closed whatever happens.
+
+    Args:
+        folder: of ``metrics.jsonl``; None for a rank that writes nothing.
+        done: steps that the run resumes from; later lines of an earlier start are removed.
+        steps: of the whole run. batch: items per step, for the speed. board: also write TensorBoard's files.
+
+    Raises:
+        RunError: TensorBoard is asked for and is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        console: Console,
+        done: int,
+        steps: int,
+        batch: int,
+        board: bool = False,
+    ) -> None:
+        self.steps, self.batch = steps, batch
+        self.console = console if folder else Console(quiet=True)
+        self._file: TextIO | None = None
+        self._board = _tensorboard(folder, done) if folder and board else None
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            truncate(folder / "metrics.jsonl", done)
+            self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._collapse = Collapse()
+        self._times = deque([(done, time.monotonic())], maxlen=WINDOW)
+        self._started = time.monotonic()
+        self._next_line = FIRST_LINE
+        self._bar, self._task = _bar(self.console, done, steps)
+
+    def __enter__(self) -> Log:
+        if self.console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:  # a bar that was never started would end in an empty line
+            self._bar.stop()
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values that hold after ``step`` steps, and show them. One call per step at most."""
+        if not self._file:
+            return
+        self._times.append((step, time.monotonic()))
+        values = {**values, "items_per_second": self._speed() * self.batch}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step} | finite) + "\n")  # JSON knows no NaN
+        self._file.flush()
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        if warning := self._collapse.judge(values):
+            self.say(Text(f"step {step}: {warning}", style="yellow"))
+        self._show(step, values)
+
+    def say(self, *lines: str | Text) -> None:
+        """Lines for a person, above the bar."""
+        for line in lines:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The bar is taken down, so that something else may show how it gets on."""
+        if self.console.is_terminal:
+            self._bar.stop()
+        yield
+        if self.console.is_terminal:
+            self._bar.start()
+
+    def flush(self) -> None:
+        """Bring the metrics to the disk, so that a checkpoint never knows more than they do."""
+        if self._file:
+            os.fsync(self._file.fileno())
+
+    def _speed(self) -> float:
+        """Steps per second, saving and evaluating included."""
+        (first, since), (last, now) = self._times[0], self._times[-1]
+        return (last - first) / max(now - since, 1e-9)
+
+    def _show(self, step: int, values: Mapping[str, float]) -> None:
+        text = describe(values, left=(self.steps - step) / max(self._speed(), 1e-9))
+        self._bar.update(self._task, completed=step, text=text)
+        if self.console.is_terminal:
+            return
+        age = time.monotonic() - self._started
+        if age >= self._next_line or step == self.steps:
+            self._next_line = age * OLDER
+            self.say(f"step {step}/{self.steps} {text}")
+
+
+class Collapse:
+    """Tells a person when the embeddings lose their space; judges recorded steps one after another.
+
+    It looks at ``spread`` (0: all embeddings point the same way) and ``rank`` (1: they lie on one line), see
+    ``volssl.losses.collapse``.
+    """
+
+    SPREAD, RANK = 0.02, 1.05
+    PATIENCE = 5  # recorded steps in a row: one odd batch is no collapse
+
+    def __init__(self) -> None:
+        self._low = 0
+
+    def judge(self, values: Mapping[str, float]) -> str | None:
+        """A warning when ``PATIENCE`` steps in a row were under a floor; again only after a recovery."""
+        spread, rank = values.get("spread", 1.0), values.get("rank", 2.0)
+        self._low = self._low + 1 if collapsed(values) else 0
+        if self._low != self.PATIENCE:
+            return None
+        return (
+            f"the embeddings have collapsed: all items look the same to the encoder (spread {spread:.3f}, "
+            f"effective rank {rank:.2f}). Training on will not mend it: stop, and lower optim.lr, lengthen "
+            "optim.warmup or make the views more different"
+        )
+
+
+def collapsed(values: Mapping[str, float]) -> bool:
+    """Whether one step's embeddings are under a floor of ``Collapse``."""
+    return values.get("spread", 1.0) < Collapse.SPREAD or values.get("rank", 2.0) < Collapse.RANK
+
+
+def describe(values: Mapping[str, float], *, left: float) -> Text:
+    """One short line: loss, learning rate, speed, seconds ``left``, and the gauge of collapse."""
+    text = _labelled({"loss": f"{values['loss']:.4f}", "lr": f"{values['lr']:.2g}"})
+    text.append(f" {_short(values['items_per_second'])} items/s {duration(left)} left")
+    if "spread" in values:
+        gauge = {"spread": f"{values['spread']:.2f}", "rank": _short(values["rank"])}
+        text.append(" ").append(_labelled(gauge, "bold red" if collapsed(values) else "green"))
+    return text
+
+
+def _labelled(values: Mapping[str, str], style: str = "") -> Text:
+    pairs = (Text.assemble((name, "dim"), " ", (value, style)) for name, value in values.items())
+    return Text(" ").join(pairs)
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A time in at most four characters: 42s, 12m, 3.1h, 2.5d."""
+    for unit, size in (("d", 86400.0), ("h", 3600.0)):
+        if seconds >= size:
+            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f}{unit}"
+    return f"{seconds / 60:.0f}m" if seconds >= 60 else f"{seconds:.0f}s"
+
+
+def truncate(path: Path, done: int) -> None:
+    """Keep the lines of steps up to ``done``; a torn line, as a killed process leaves it, goes."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(line for line in lines if _step(line) <= done), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics; infinite where the line is not whole."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _bar(console: Console, done: int, steps: int) -> tuple[Progress, TaskID]:
+    columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(bar_width=None), _Values())
+    bar = Progress(*columns, console=console, expand=True)
+    return bar, bar.add_task("", completed=done, total=steps, text=Text("first step ..."))
+
+
+class _Values(TextColumn):
+    """Shows the text as it was styled; a plain TextColumn would format it anew."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Any) -> Text:
+        text: Text = task.fields["text"]
+        return text
+
+
+def _tensorboard(folder: Path, done: int) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RunError("loop.tensorboard: not installed: pip install 'volssl[tensorboard]', or set false") from None
+    return SummaryWriter(folder / "tensorboard", purge_step=done + 1)

@@ -1,0 +1,103 @@
+"""The loop: items in, moved weights out, so that a killed run goes on as if it had not been."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from volssl.data.loader import Loader
+from volssl.engine.chunks import Views
+from volssl.engine.distributed import Group
+from volssl.engine.log import Log
+from volssl.engine.optim import build_optimizer
+from volssl.engine.saver import Saver, environment
+from volssl.engine.stop import Stop, until_stopped
+from volssl.engine.trainer import NamedSource, Trainer
+from volssl.methods.base import Method
+from volssl.types import Progress
+
+if TYPE_CHECKING:
+    from volssl.engine import LoopConfig, OptimConfig
+
+# (every so many steps, what to do with the method and the number of steps done)
+Evaluation = tuple[int, Callable[[Method, int], dict[str, float]]]
+
+
+def fit(
+    *,
+    method: Method,
+    optim: OptimConfig,
+    loop: LoopConfig,
+    source: NamedSource,
+    views: Views,
+    seed: int,
+    folder: Path,
+    group: Group,
+    console: Console,
+    meta: Mapping[str, Any],
+    evaluations: Sequence[Evaluation] = (),
+) -> None:
+    """Train ``method`` to ``loop.steps``, from the newest checkpoint in ``folder`` if there is one.
+
+    Leaves ``method`` trained on the device of ``group``, and ``checkpoints/`` and ``metrics.jsonl`` in
+    ``folder``, which all ranks must see and for which the caller holds ``volssl.engine.lock.lock``.
+
+    Args:
+        meta: plain JSON for every checkpoint, such as the resolved configuration.
+        evaluations: run on rank 0 when the number of steps done is a multiple of ``every``, though not after
+            the last step: what is due at the end is the caller's. Each must end before the group's timeout.
+
+    Raises:
+        RunError: no checkpoint can be used; something is not finite; the last save failed.
+        SystemExit: 143 after SIGTERM or SIGUSR1, 130 after Ctrl-C; the step is finished and saved.
+    """
+    method.to(group.device).train()
+    group.broadcast(method)
+    trainer = Trainer(method, build_optimizer(optim, method), optim, loop, source, views, group)
+    saver = Saver(folder / "checkpoints", trainer, {**meta, "environment": environment(group)})
+    said, done = saver.resume()
+    if loop.compile:
+        for encoder in method.encoders.values():
+            encoder.compile()
+    place = folder if group.rank == 0 else None
+    log = Log(place, console=console, done=done, steps=loop.steps, batch=loop.batch, board=loop.tensorboard)
+    feed = Loader(
+        source,
+        batch=loop.batch,
+        seed=seed,
+        start=done,
+        stop=loop.steps,
+        rank=group.rank,
+        world=group.world,
+        workers=loop.workers,
+    )
+    with log, Stop() as stop:
+        log.say(*said)
+        for step, samples in enumerate(until_stopped(feed, stop, group), start=done):
+            values = trainer.step(samples, Progress(step, loop.steps))
+            done = step + 1
+            found = _evaluate(trainer, evaluations, done, log)
+            if found or done % loop.log_every == 0 or done == loop.steps:
+                log.record(done, {name: float(x) for name, x in values.items()} | found)
+            if done % loop.save_every == 0 and done < loop.steps:
+                log.say(*saver.try_to_save(done, log))
+        saver.save(done, log)
+        if stop.agreed(group):
+            log.say(f"stopped after step {done} of {loop.steps}: the same command goes on from here")
+            raise SystemExit(stop.code)
+
+
+def _evaluate(trainer: Trainer, evaluations: Sequence[Evaluation], done: int, log: Log) -> dict[str, float]:
+    """What the evaluations that are due say, on rank 0; the others wait."""
+    due = [run for every, run in evaluations if done % every == 0 and done < trainer.loop.steps]
+    found: dict[str, float] = {}
+    for run in due if trainer.group.rank == 0 else ():
+        with log.paused():
+            found |= run(trainer.method, done)
+    if due:
+        trainer.method.train()
+        trainer.group.barrier()
+    return found

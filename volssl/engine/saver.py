@@ -1,0 +1,95 @@
+"""Between a trainer and its folder of checkpoints, for all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from volssl.engine.checkpoint import Checkpoint, load_latest, save, sweep
+from volssl.engine.distributed import Group
+from volssl.engine.log import Log
+from volssl.engine.trainer import Trainer
+from volssl.errors import RunError
+
+
+@dataclass
+class Saver:
+    """Moves a trainer between memory and its folder. Rank 0 writes, every rank reads."""
+
+    folder: Path
+    trainer: Trainer
+    meta: Mapping[str, Any]
+    saved: int = 0  # steps that the newest checkpoint holds
+
+    def resume(self) -> tuple[list[str], int]:
+        """Go to the newest sound checkpoint; returns what a person should know, and the steps done.
+
+        Raises:
+            RunError: there are checkpoints, but none that can be used, or the ranks see different ones.
+        """
+        group = self.trainer.group
+        if group.rank == 0:
+            sweep(self.folder)
+        group.barrier()
+        found = load_latest(self.folder)
+        steps, _ = group.gather({"step": torch.tensor([found.step if found else 0], device=group.device)})
+        if len(torch.unique(steps["step"])) > 1:
+            raise RunError(f"{self.folder}: the ranks see different checkpoints: put output on a shared disk")
+        if not found:
+            return [], 0
+        self.trainer.load_state(found.tensors)
+        self.saved = found.step
+        going_on = f"going on after step {found.step} of {self.trainer.loop.steps}"
+        return [*found.damaged, going_on, *self._changed(found)], found.step
+
+    def _changed(self, found: Checkpoint) -> list[str]:
+        """What of the environment is not as it was: the numbers then agree to rounding only."""
+        before, now = found.meta.get("environment", {}), self.meta["environment"]
+        changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+        return [f"not bit for bit as before, because of {', '.join(changed)}"] if changed else []
+
+    def save(self, step: int, log: Log) -> None:
+        """Save, unless the newest checkpoint holds this step already. All ranks wait for it.
+
+        Raises:
+            RunError: it could not be written; the checkpoints before it are untouched.
+        """
+        if step == self.saved:
+            return
+        log.flush()
+        problem: RunError | None = None
+        if self.trainer.group.rank == 0:
+            try:
+                self._write(step)
+            except RunError as caught:
+                problem = caught
+        if self.trainer.group.any(problem is not None):
+            raise problem or RunError("rank 0 could not save a checkpoint")
+        self.saved = step
+
+    def _write(self, step: int) -> None:
+        tensors, keep = self.trainer.state(), self.trainer.loop.keep
+        save(self.folder, step=step, tensors=tensors, meta=self.meta, keep=keep)
+
+    def try_to_save(self, step: int, log: Log) -> list[str]:
+        """Save; if that fails, say so: the run goes on and tries again at the next interval."""
+        try:
+            self.save(step, log)
+        except RunError as problem:
+            return [str(problem)]
+        return []
+
+
+def environment(group: Group) -> dict[str, Any]:
+    """What the last bits of the numbers depend on beside the configuration."""
+    cuda = group.device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(group.device) if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "ranks": group.world,
+    }

@@ -1,0 +1,110 @@
+"""One optimiser step of a method on some samples, and everything that the next step depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from volssl.engine.chunks import SHARE, Chunks, Views, memory
+from volssl.engine.distributed import Group
+from volssl.engine.optim import (
+    clip_gradients,
+    gradient_norm,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
+from volssl.engine.schedule import learning_rate
+from volssl.engine.step import NonFiniteError, backward
+from volssl.errors import RunError
+from volssl.methods.base import Method
+from volssl.types import Progress, Samples, Source
+
+if TYPE_CHECKING:
+    from volssl.engine import LoopConfig, OptimConfig
+    from volssl.types import Tensors
+
+NAMED = 8  # items that a message names
+
+
+class NamedSource(Source, Protocol):
+    """A source that can say what its items are called."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What takes part in a step. The number of steps done is not in it: everything is told where it is."""
+
+    method: Method
+    optimizer: Optimizer
+    optim: OptimConfig
+    loop: LoopConfig
+    source: NamedSource
+    views: Views
+    group: Group
+
+    def step(self, samples: Samples, at: Progress) -> dict[str, Tensor | float]:
+        """One optimiser step; returns what there is to log.
+
+        Raises:
+            RunError: something is not finite, or the device's memory does not suffice; no weight has moved.
+        """
+        device, autocast = self.group.device, torch.bfloat16 if self.loop.precision == "bf16" else None
+        hold = int(SHARE * memory(device)) if self.method.coupled else 0
+        chunks = Chunks(samples, self.views, self.loop.chunk, device=device, hold=hold)
+        try:
+            loss = backward(self.method, chunks, at, group=self.group, autocast=autocast)
+        except NonFiniteError as problem:
+            raise RunError(self._blame(problem, samples, at)) from None
+        except torch.OutOfMemoryError:
+            raise RunError(
+                f"loop.chunk: {self.loop.chunk} items at once do not fit into memory of {device}: halve it"
+            ) from None
+        norm = gradient_norm(self.optimizer)
+        if self.optim.clip:
+            clip_gradients(self.optimizer, norm, self.optim.clip)
+        rate = learning_rate(self.optim, at)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.method.after_step(loss.stats, at)
+        return {"loss": loss.total, "lr": rate, "gradient_norm": norm, **loss.metrics}
+
+    def _blame(self, problem: NonFiniteError, samples: Samples, at: Progress) -> str:
+        """One line that names the items: those with such an image, else such an embedding, else the batch."""
+        bad = ~samples.images.isfinite().flatten(1).all(1)
+        index = [int(i) for i in samples.index[bad]] or problem.indices or [int(i) for i in samples.index]
+        names = [self.source.ids[i] for i in dict.fromkeys(index)]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        return (
+            f"step {at.step + 1}: {problem}; no weight has moved. Look at {', '.join(names[:NAMED])}{more}; "
+            "if their images are sound, lower optim.lr or set optim.clip"
+        )
+
+    def state(self) -> Tensors:
+        """All tensors that the next step depends on."""
+        method = {f"method.{name}": x for name, x in self.method.state_dict().items()}
+        return method | {f"optimizer.{name}": x for name, x in optimizer_tensors(self.optimizer).items()}
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Put back what ``state`` gave.
+
+        Raises:
+            RunError: it belongs to another method or optimiser.
+        """
+        try:
+            self.method.load_state_dict(_under("method.", tensors))
+        except RuntimeError as problem:
+            raise RunError(f"the checkpoint does not fit this method: {' '.join(str(problem).split())}") from None
+        load_optimizer_tensors(self.optimizer, _under("optimizer.", tensors))
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
