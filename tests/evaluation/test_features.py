@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from volssl.evaluation.card import Card
-from volssl.evaluation.encoder import random_encoder
+from volssl.evaluation.encoder import Encoder, random_encoder
 from volssl.evaluation.features import extract
 from volssl.types import Item
 
@@ -23,12 +23,14 @@ class Noise:
 
 
 def test_order_batch_and_state(card: Card) -> None:
-    """Row i is item i alone; batches of 1, 3 and 7 agree; mode and buffers stay as they were."""
-    encoder = random_encoder(card, 0).train()
+    """Row i is item i alone; batches of 1, 3 and 7 agree; buffers and each module's mode stay as they were."""
+    encoder = Encoder(random_encoder(card, 0).network.train(), card)
+    next(encoder.network.children()).eval()
+    modes = [module.training for module in encoder.modules()]
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     told: list[tuple[int, int]] = []
     threes = extract(encoder, Noise(), batch=3, report=lambda done, total: told.append((done, total)))
-    assert encoder.training
+    assert [module.training for module in encoder.modules()] == modes
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
     assert told == [(3, 7), (6, 7), (7, 7)]
     assert threes.shape == (7, encoder.width)

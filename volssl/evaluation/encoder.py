@@ -28,7 +28,7 @@ WEIGHTS, CARD = "model.safetensors", "card.json"
 
 
 class Encoder(nn.Module):
-    """A network with its card: images in, ``Features`` out.
+    """A network with its card: images in, ``Features`` out. The network's mode is left as it is.
 
     Args:
         network: (B, C, *size) to ``Features``. card: what it is and what it was fed.
@@ -37,7 +37,6 @@ class Encoder(nn.Module):
     def __init__(self, network: nn.Module, card: Card) -> None:
         super().__init__()
         self.network, self.card = network, card
-        self.eval()
 
     @property
     def width(self) -> int:
@@ -138,13 +137,13 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         raise DataError("encoder", f"{WEIGHTS} is not a safetensors file ({e}): save it again", str(folder)) from None
     network = build_network(card, seed=0)
     _fill(network, state, str(folder))
-    return Encoder(network, card).to(device)
+    return Encoder(network, card).eval().to(device)
 
 
 def random_encoder(card: Card, seed: int, device: str | torch.device = "cpu") -> Encoder:
     """The same shape and preprocessing, freshly initialised: the floor every encoder must beat."""
     origin = {"method": "random", "step": 0, "seed": seed, "fingerprint": None, "sha256": "", "versions": {}}
-    return Encoder(build_network(card, seed), card.model_copy(update=origin)).to(device)
+    return Encoder(build_network(card, seed), card.model_copy(update=origin)).eval().to(device)
 
 
 def build_network(card: Card, seed: int) -> nn.Module:

@@ -22,12 +22,13 @@ def extract(
 ) -> NDArray[np.float32]:
     """Pooled features of each item's whole view, (N, D), row i from item i.
 
-    The encoder runs in evaluation mode without a graph and is left in the mode and on the device it came in.
+    The encoder runs in evaluation mode without a graph; every module is left in the mode and on the device it
+    came in, since it may be in the middle of its training.
 
     Args:
         batch: items forwarded at once; no number depends on it beyond rounding. report: (items done, in all).
     """
-    was_training, home = encoder.training, next(encoder.parameters()).device
+    home, modes = next(encoder.parameters()).device, {module: module.training for module in encoder.modules()}
     encoder.eval().to(device)
     parts = []
     try:
@@ -38,5 +39,7 @@ def extract(
             if report:
                 report(i + len(images), len(source))
     finally:
-        encoder.train(was_training).to(home)
+        encoder.to(home)
+        for module, mode in modes.items():
+            module.training = mode
     return np.concatenate(parts)
