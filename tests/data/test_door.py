@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -248,3 +249,13 @@ def test_real_folders(shared_data: Path) -> None:
     assert (len(hippocampus), refused) == (40, [])
     diffusion = Found("dmri", "nifti", (shared_data / "nifti" / "spine" / "dmri.nii.gz",))
     assert load(diffusion).shape[0] == time_points(diffusion) == 7
+
+
+def test_every_reason_code_is_explained() -> None:
+    """The codes in the source are the rows of the table in docs/data.md, no more and no fewer."""
+    repository = Path(__file__).resolve().parents[2]
+    source = "".join(path.read_text() for path in (repository / "volssl" / "data").glob("*.py"))
+    used = set(re.findall(r'(?:DataError|guard)\(\s*"([a-z_0-9]+)"', source))
+    explained = set(re.findall(r"^\| `([a-z_0-9]+)` \| [^|]+ \|$", (repository / "docs" / "data.md").read_text(), re.M))
+    assert len(used) > 40
+    assert used == explained

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -158,23 +159,33 @@ class _Series:
             first = self.faults[0]
             told = f"{first.message} ({len(self.faults)} such files in series {name})"
             return [], [DataError(first.code, told, first.where)]
-        found, errors = [], []
+        found: list[Volume] = []
+        errors: list[DataError] = []
         groups = without_strays(by_geometry(self.planes))
         for g, group in enumerate(groups, 1):
             part = f"{name}-geometry{g}" if len(groups) > 1 else name
-            try:
-                with guard("geometry", f"{group[0].file.parent} series {part}"):
-                    for label, members in volumes(group, _same_pixels):
-                        found.append(self._volume(ordered(members), f"{part}-{label}".rstrip("-")))
-            except DataError as error:
-                where = error.where or f"{group[0].file.parent} series {part}"
-                errors.append(DataError(error.code, error.message, where))
+            with _noted(errors, group, part):
+                for label, members in volumes(group, _same_pixels):
+                    suffix = f"{part}-{label}".rstrip("-")
+                    with _noted(errors, group, suffix):
+                        found.append(self._volume(ordered(members), suffix))
         return found, errors
 
     def _volume(self, stack: list[Plane], suffix: str) -> Volume:
         files = tuple(dict.fromkeys(plane.file for plane in stack))
         frames = tuple((files.index(plane.file), plane.frame) for plane in stack)
         return Volume(files, frames, suffix, self.description)
+
+
+@contextmanager
+def _noted(errors: list[DataError], group: Sequence[Plane], suffix: str) -> Iterator[None]:
+    """Take note of a refusal under the name of what is refused, and go on after the block."""
+    where = f"{group[0].file.parent} series {suffix}"
+    try:
+        with guard("geometry", where):
+            yield
+    except DataError as error:
+        errors.append(DataError(error.code, error.message, error.where or where))
 
 
 def _scan(files: Iterable[Path]) -> tuple[dict[tuple[str, str], _Series], list[DataError]]:

@@ -81,9 +81,7 @@ def time_points(found: Found) -> int:
     return nifti.shape(found.files[0])[0] if found.kind == "nifti" else 1
 
 
-def load(
-    found: Found, *, non_finite: Literal["refuse", "zero"] = "refuse", time: int | None = None
-) -> MetaTensor:
+def load(found: Found, *, non_finite: Literal["refuse", "zero"] = "refuse", time: int | None = None) -> MetaTensor:
     """The numbers of one volume and where they lie.
 
     Args:
@@ -100,9 +98,7 @@ def load(
     """
     with guard("unreadable", found.id):
         if time is not None and not 0 <= time < time_points(found):
-            raise DataError(
-                "time", f"no time point {time} among {time_points(found)}: see data.time", found.id
-            )
+            raise DataError("time", f"no time point {time} among {time_points(found)}: see data.time", found.id)
         image, affine = _read(found, time)
         image = finite(image, non_finite, found.id)
         return MetaTensor(
@@ -213,9 +209,7 @@ def _read_images(files: tuple[Path, ...]) -> np.ndarray:
             check_shape((len(files), picture.height, picture.width), str(file))
             slices.append(_grey(picture, file))
             if slices[-1].shape != slices[0].shape:
-                raise DataError(
-                    "shapes", f"{slices[-1].shape} pixels where the first has {slices[0].shape}", str(file)
-                )
+                raise DataError("shapes", f"{slices[-1].shape} pixels where the first has {slices[0].shape}", str(file))
     return np.stack(slices)
 
 

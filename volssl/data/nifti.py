@@ -105,9 +105,7 @@ def _content(path: Path, size: int) -> bytes:
     if len(content) < size:
         raise DataError("truncated", f"{len(content)} of {size} bytes: copy the file again", str(path))
     if trailing > _MAX_TRAILING:
-        raise DataError(
-            "too_large", f"over {_MAX_TRAILING} bytes follow the image: export it again", str(path)
-        )
+        raise DataError("too_large", f"over {_MAX_TRAILING} bytes follow the image: export it again", str(path))
     return content
 
 

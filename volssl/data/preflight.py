@@ -42,9 +42,7 @@ def check_shape(shape: Sequence[int], where: str) -> None:
     if not shape or min(shape) < 1:
         raise DataError("empty", f"the shape is {tuple(shape)}: export the image again", where)
     if math.prod(shape) > MAX_VOXELS:
-        raise DataError(
-            "too_large", f"{tuple(shape)} is over {MAX_VOXELS:,} voxels: crop or split the image", where
-        )
+        raise DataError("too_large", f"{tuple(shape)} is over {MAX_VOXELS:,} voxels: crop or split the image", where)
 
 
 def check_affine(affine: np.ndarray, where: str) -> None:

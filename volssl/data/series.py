@@ -95,9 +95,7 @@ def _identity(plane: Plane) -> Hashable:
     return (plane.uid or plane.file, plane.instance, plane.frame, plane.position, plane.splits)
 
 
-def _split(
-    planes: list[Plane], keys: Sequence[int], same_pixels: SamePixels
-) -> list[tuple[str, list[Plane]]]:
+def _split(planes: list[Plane], keys: Sequence[int], same_pixels: SamePixels) -> list[tuple[str, list[Plane]]]:
     crowd = _repeats(planes)
     if crowd == 1:
         return [("", planes)]
@@ -113,9 +111,7 @@ def _split(
     return _split_by_instance(planes, crowd, same_pixels)
 
 
-def _split_by_instance(
-    planes: list[Plane], crowd: int, same_pixels: SamePixels
-) -> list[tuple[str, list[Plane]]]:
+def _split_by_instance(planes: list[Plane], crowd: int, same_pixels: SamePixels) -> list[tuple[str, list[Plane]]]:
     stacks = _by_position(planes)
     ranks = {(plane.instance, plane.frame) for plane in planes}
     if len(ranks) == len(planes) and all(len(stack) == crowd for stack in stacks):
