@@ -1,0 +1,229 @@
+"""The order of the samples and their seeds, as pure functions, and the processes that read them ahead."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from volssl.errors import ConfigError, RunError, UserError
+from volssl.types import Samples, Source
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+POLL = 5.0  # seconds between two looks at whether the workers live: they are no children, no signal tells
+
+
+def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    """The order of ``n`` items in an epoch, a pure function of its arguments.
+
+    The ranks of n 64-bit words of Philox-4x64-10 (Salmon et al. 2011) under the key (seed, epoch). Raw words,
+    because NumPy promises that a bit generator's stream stays the same for ever, but not that shuffling does.
+    """
+    key = np.array([seed & _MASK, epoch & _MASK], dtype=np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+
+
+_order = lru_cache(maxsize=2)(permutation)  # a step lies in one epoch or on the border of two
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """A seed of 63 bits for one item in one epoch.
+
+    The finaliser of SplitMix64 (Steele et al. 2014) over one number after the other. It is a bijection of 64
+    bits, so within an epoch no two items share all of them.
+    """
+    state = _GOLDEN
+    for number in (seed, epoch, index):
+        state = _mix((state + (number + 1) * _GOLDEN) & _MASK)
+    return state >> 1
+
+
+def _mix(x: int) -> int:
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One place in the stream of samples: which item, and the seed of its views."""
+
+    index: int
+    seed: int
+
+
+def draw(seed: int, position: int, n: int) -> Draw:
+    """What stands at ``position`` of the endless stream of epochs, one permutation after the other.
+
+    An epoch holds every item once; what is left of it when a batch ends starts the next batch.
+    """
+    epoch, place = divmod(position, n)
+    index = int(_order(seed, epoch, n)[place])
+    return Draw(index, sample_seed(seed, epoch, index))
+
+
+class Loader:
+    """The samples of the steps ``start`` to ``stop - 1`` for one rank.
+
+    Step s holds positions s*batch .. (s+1)*batch - 1 of the stream, of which rank r takes the r-th of ``world``
+    equal parts. So ids and seeds depend on the seed and the step alone: not on the workers, not on where the run
+    was resumed, and the ranks' parts put together are the batch of one rank.
+
+    Args:
+        batch: effective batch per step over all ranks.
+        workers: processes that read ahead, about two steps; 0 reads here.
+        timeout: seconds to wait for the workers before the run stops.
+
+    Raises:
+        ConfigError: the ranks do not divide the batch.
+        DataError: while iterating: an item could not be made.
+        RunError: while iterating: a worker died, or took longer than ``timeout``.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch: int,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        timeout: float = 300.0,
+    ) -> None:
+        if batch % world:
+            raise ConfigError(f"loop.batch {batch} is not a multiple of the {world} ranks")
+        self._source, self._seed, self._workers, self._timeout = source, seed, workers, timeout
+        self._batch, self._share, self._rank = batch, batch // world, rank
+        self._steps = range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Samples]:
+        parts = self._parts()
+        for step in self._steps:
+            yield _join([self._next(parts, step, piece) for piece in self._cut(step)])
+
+    def draws(self, step: int) -> list[Draw]:
+        """What this rank sees in a step."""
+        first = step * self._batch + self._rank * self._share
+        return [draw(self._seed, p, len(self._source)) for p in range(first, first + self._share)]
+
+    def _cut(self, step: int) -> list[list[Draw]]:
+        """A step in one piece per worker, so that the first is there soon and few steps are held at a time."""
+        draws = self.draws(step)
+        size = -(-len(draws) // max(self._workers, 1))
+        return [draws[i : i + size] for i in range(0, len(draws), size)]
+
+    def _parts(self) -> Iterator[Samples | UserError]:
+        pieces = _Pieces(self, self._steps)
+        items = _Items(self._source)
+        if self._workers == 0:
+            return (items.__getitems__(piece) for piece in pieces)
+        context = multiprocessing.get_context("forkserver")  # a fork would copy the locks of other threads
+        context.set_forkserver_preload([__name__, type(self._source).__module__])
+        loader = DataLoader(
+            items,
+            batch_sampler=pieces,
+            num_workers=self._workers,
+            collate_fn=_as_is,
+            multiprocessing_context=context,
+            generator=torch.Generator(),  # or it would draw from the global one
+            timeout=POLL,
+        )
+        return iter(loader)
+
+    def _next(self, parts: Iterator[Samples | UserError], step: int, piece: list[Draw]) -> Samples:
+        waited = 0.0
+        while waited < max(self._timeout, POLL):
+            try:
+                part = next(parts)
+            except RuntimeError as error:
+                _explain(error, step)
+                waited += POLL
+            else:
+                if isinstance(part, UserError):
+                    raise part
+                return part
+        items = ", ".join(str(one.index) for one in piece)
+        what = f"no sample for {waited:g} s at step {step}: items {items} of the source"
+        raise RunError(f"{what} hang; with loop.workers=0 the one at fault shows itself")
+
+
+def _explain(error: RuntimeError, step: int) -> None:
+    """Nothing where torch says that it has waited for a while and all workers live.
+
+    Raises:
+        RunError: one has died. RuntimeError: anything else is a fault of the program.
+    """
+    message = str(error)
+    if message.startswith("DataLoader timed out"):
+        return
+    if not message.startswith("DataLoader worker"):
+        raise error
+    what = f"{message.splitlines()[0]} at step {step} or one of the next two"
+    raise RunError(f"{what}: out of memory, or an item that crashes; see with loop.workers=0") from error
+
+
+class _Pieces:
+    """The batch sampler: every piece of every step, made when it is asked for."""
+
+    def __init__(self, loader: Loader, steps: range) -> None:
+        self._loader, self._steps = loader, steps
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in self._steps:
+            yield from self._loader._cut(step)
+
+
+class _Items(Dataset[Samples]):
+    """A piece at a time. Errors travel as values: torch would put a traceback into their message."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getitems__(self, draws: list[Draw]) -> Samples | UserError:
+        try:
+            items = [self._source[d.index] for d in draws]
+        except UserError as error:
+            return error
+        return Samples(
+            images=torch.stack([item.image for item in items]),
+            index=torch.tensor([d.index for d in draws]),
+            seeds=torch.tensor([d.seed for d in draws]),
+            labels=torch.tensor([item.label for item in items]),
+        )
+
+
+def _as_is(piece: Any) -> Any:  # what __getitems__ made is collated already
+    return piece
+
+
+def _join(pieces: list[Samples]) -> Samples:
+    """One step, its images in pinned memory where there is a GPU to copy them to."""
+    pinned = torch.cuda.is_available()
+    if len(pieces) == 1 and not pinned:
+        return pieces[0]
+    first = pieces[0].images
+    images = torch.empty(
+        (sum(len(piece) for piece in pieces), *first.shape[1:]),
+        dtype=first.dtype,
+        pin_memory=pinned,
+    )
+    return Samples(
+        images=torch.cat([piece.images for piece in pieces], out=images),
+        index=torch.cat([piece.index for piece in pieces]),
+        seeds=torch.cat([piece.seeds for piece in pieces]),
+        labels=torch.cat([piece.labels for piece in pieces]),
+    )
