@@ -8,14 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from volssl.errors import ConfigError
-from volssl.types import Tensors
+
+if TYPE_CHECKING:
+    from volssl.types import Tensors
 
 _BUCKET = 2**23  # numbers per collective: 32 MB of float32
 
@@ -158,9 +160,7 @@ def _ranks(environ: Mapping[str, str]) -> tuple[int, int, int]:
         return 0, 1, 0
     missing = [name for name in names if not environ.get(name, "").isdecimal()]
     if missing:
-        raise ConfigError(
-            f"environment: {missing[0]} is missing or not a number: start with torchrun or srun"
-        )
+        raise ConfigError(f"environment: {missing[0]} is missing or not a number: start with torchrun or srun")
     rank, world, local = (int(environ[name]) for name in names)
     if rank >= world:
         raise ConfigError(f"environment: {names[0]} {rank} is not below {world}: start with torchrun or srun")

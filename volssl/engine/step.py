@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,10 @@ from volssl.errors import RunError
 from volssl.losses.collapse import effective_rank, spread
 from volssl.methods.base import Method
 from volssl.models.norm import discard_statistics, pending_statistics
-from volssl.types import Batch, Loss, Progress, Tensors
+from volssl.types import Batch, Loss, Progress
+
+if TYPE_CHECKING:
+    from volssl.types import Tensors
 
 
 class NonFiniteError(RunError):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from volssl.models.norm import commit_statistics
-from volssl.types import Batch, Loss, Progress, Tensors
+from volssl.types import Batch, Loss, Progress
+
+if TYPE_CHECKING:
+    from volssl.types import Tensors
 
 
 class Method(nn.Module, ABC):

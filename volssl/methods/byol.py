@@ -75,9 +75,7 @@ class BYOL(Method):
     def after_step(self, stats: dict[str, Tensor], at: Progress) -> None:
         super().after_step(stats, at)
         follow = 1 - momentum(self.momentum, at)
-        for ours, theirs in zip(
-            self.teacher.state_dict().values(), self.student.state_dict().values(), strict=True
-        ):
+        for ours, theirs in zip(self.teacher.state_dict().values(), self.student.state_dict().values(), strict=True):
             if ours.is_floating_point():
                 ours.lerp_(theirs, follow)
             else:  # the number of steps that the running statistics have seen

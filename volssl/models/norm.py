@@ -42,9 +42,7 @@ class BatchNorm(_BatchNorm):
             return super().forward(input)
         # momentum 1 makes the kernel write the group's own statistics, which saves computing them again
         mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        out = F.batch_norm(
-            input, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
-        )
+        out = F.batch_norm(input, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
         if torch.is_grad_enabled():
             group = torch.cat([mean, var, mean.new_ones(1)])
             self.pending = group if self.pending is None else self.pending + group

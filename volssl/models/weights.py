@@ -6,6 +6,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from volssl.errors import ConfigError
 from volssl.models import ResNetConfig
-from volssl.types import Tensors
+
+if TYPE_CHECKING:
+    from volssl.types import Tensors
 
 _RENAMED = (  # torchvision's VideoResNet -> volssl's ResNet
     (re.compile(r"^stem\.([01])\.(.+)$"), r"stem.\1.\2"),
@@ -95,11 +98,7 @@ def _read(path: Path) -> Tensors:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"{path}: cannot be read as weights ({reason}): give a .pth or .safetensors"
-        ) from error
+        raise ConfigError(f"{path}: cannot be read as weights ({reason}): give a .pth or .safetensors") from error
     if not isinstance(state, dict):
-        raise ConfigError(
-            f"{path}: holds a {type(state).__name__}, not a state dict: give torchvision's r3d_18"
-        )
+        raise ConfigError(f"{path}: holds a {type(state).__name__}, not a state dict: give torchvision's r3d_18")
     return {str(k): v for k, v in state.items() if isinstance(v, Tensor)}

@@ -1,0 +1,132 @@
+"""What ranks tell one another, on two gloo ranks with different data and on one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from volssl.engine import distributed
+from volssl.engine.distributed import Group
+from volssl.errors import ConfigError
+
+Ranks = Callable[..., list[Any]]
+
+
+def gather_uneven(group: Group) -> tuple[dict[str, Tensor], slice]:
+    """Rank 0 has the rows 0, 1, 2; rank 1 the row 10."""
+    x = torch.arange(3.0) if group.rank == 0 else torch.tensor([10.0])
+    return group.gather({"x": x[:, None].requires_grad_(), "index": x.long()})
+
+
+def average(group: Group) -> list[Tensor]:
+    """Gradients 1 and 3 (mean 2), in two dtypes and in buckets of four numbers."""
+    parameters = [nn.Parameter(torch.zeros(n, dtype=d)) for n in (3, 5, 1) for d in (torch.float32, torch.float64)]
+    for p in parameters[:-1]:
+        p.grad = torch.full_like(p, 1.0 + 2 * group.rank)
+    bucket, distributed._BUCKET = distributed._BUCKET, 4
+    group.average_gradients(parameters)
+    distributed._BUCKET = bucket
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def share_state(group: Group) -> dict[str, Tensor]:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    for tensor in net.state_dict().values():
+        tensor.fill_(group.rank + 5)
+    group.broadcast(net)
+    group.barrier()
+    return dict(net.state_dict())
+
+
+def any_of(group: Group) -> tuple[bool, bool]:
+    return group.any(group.rank == 1), group.any(False)
+
+
+def test_gather_keeps_rank_order_and_uneven_rows(two_ranks: Ranks) -> None:
+    for rank, (rows, own) in enumerate(two_ranks(gather_uneven)):
+        assert rows["x"].flatten().tolist() == rows["index"].tolist() == [0, 1, 2, 10]
+        assert own == [slice(0, 3), slice(3, 4)][rank]
+        assert not rows["x"].requires_grad
+
+
+def test_gradients_become_the_mean_over_ranks(two_ranks: Ranks) -> None:
+    for gradients in two_ranks(average):
+        assert len(gradients) == 5
+        assert all(torch.equal(g, torch.full_like(g, 2.0)) for g in gradients)
+
+
+def test_everyone_starts_from_rank_0(two_ranks: Ranks) -> None:
+    for state in two_ranks(share_state):
+        assert all(torch.equal(x, torch.full_like(x, 5)) for x in state.values())
+
+
+def test_any_is_known_to_all(two_ranks: Ranks) -> None:
+    assert two_ranks(any_of) == [(True, False), (True, False)]
+
+
+def test_alone_nothing_is_sent() -> None:
+    group = Group.from_environment("cpu", environ={})
+    rows, own = group.gather({"x": torch.ones(3, 1)})
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.ones(1)
+    group.average_gradients([parameter])
+    group.broadcast(nn.Linear(1, 1))
+    group.barrier()
+    group.close()
+    assert (group.world, own, parameter.grad.item()) == (1, slice(0, 3), 1.0)
+    assert rows["x"].shape == (3, 1)
+    assert group.gather({}) == ({}, slice(0, 0))
+    assert group.any(True)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, (3, 4, 1)),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "0"}, (2, 8, 0)),
+        # sbatch without srun: one process, whatever was asked for
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, (0, 1, 0)),
+        # torchrun started by srun, one launcher per node
+        (
+            {
+                "RANK": "9",
+                "WORLD_SIZE": "16",
+                "LOCAL_RANK": "1",
+                "SLURM_PROCID": "1",
+                "SLURM_STEP_NUM_TASKS": "2",
+            },
+            (9, 16, 1),
+        ),
+    ],
+)
+def test_ranks_from_the_environment(environ: dict[str, str], expected: tuple[int, int, int]) -> None:
+    assert distributed._ranks(environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE is missing"),
+        ({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK is missing or not a number"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK 2 is not below 2"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "MASTER_ADDR"),
+    ],
+)
+def test_a_broken_environment_is_one_line(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Group.from_environment("cpu", environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"), [("node[03-07,12],gpu1", "node03"), ("a1,b2", "a1"), ("big", "big"), ("", "")]
+)
+def test_first_host_of_a_slurm_list(hosts: str, first: str) -> None:
+    assert distributed._first_host(hosts) == first
+
+
+def test_a_slurm_job_meets_at_a_port_of_its_own() -> None:
+    assert distributed._address({"SLURM_JOB_ID": "41234", "SLURM_STEP_NODELIST": "n[1-2]"}) == "n1:21234"

@@ -1,0 +1,87 @@
+"""The backbone in two and three dimensions: geometry, norms, features."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from volssl.models import ResNetConfig
+from volssl.models.norm import BatchNorm
+from volssl.models.resnet import ResNet
+
+Norm = Literal["batch", "group", "instance"]
+
+
+def build(channels: int = 1, **options: Any) -> ResNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ResNetConfig(**options).build(channels)
+
+
+@pytest.mark.parametrize("depth", [10, 18, 34, 50, 101])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_grid_and_width(dims: Literal[2, 3], depth: Literal[10, 18, 34, 50, 101]) -> None:
+    """64 pixels: stem 2, pool 2, stages 1 2 2 2 -> 2; width 8 doubles three times, times 4 in a bottleneck."""
+    net = build(dims=dims, depth=depth, width=8)
+    features = net.eval()(torch.zeros(2, 1, *[64] * dims))
+    assert (net.dims, net.width) == (dims, 64 * (4 if depth >= 50 else 1))
+    assert features.grid == (2,) * dims
+    assert features.tokens.shape == (2, 2**dims, net.width)
+    assert features.pooled.shape == (2, net.width)
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "grid"),
+    [("imagenet", (32, 64, 64), (1, 2, 2)), ("r3d", (16, 64, 64), (2, 4, 4)), ("small", (32, 64, 64), (2, 4, 4))],
+)
+def test_stems(stem: str, size: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    assert build(stem=stem, depth=10, width=4).eval()(torch.zeros(1, 1, *size)).grid == grid
+
+
+def test_tokens_are_the_grid_in_row_major_order_and_pooled_is_their_mean() -> None:
+    net = build(depth=10, width=4).eval()
+    x = torch.randn(2, 1, 32, 64, 96, generator=torch.Generator().manual_seed(1))
+    last, features = net.layers(net.stem(x)), net(x)
+    assert features.grid == (1, 2, 3)
+    torch.testing.assert_close(features.tokens[:, 4], last[:, :, 0, 1, 1])
+    torch.testing.assert_close(features.pooled, features.tokens.mean(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net(x).pooled.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_norm_is_everywhere(dims: Literal[2, 3]) -> None:
+    """MONAI's ResNet hands ``norm`` to its stem only; the other 11 of ResNet-10's 12 norms stay batch norms."""
+    wanted = {
+        "batch": BatchNorm,
+        "group": nn.GroupNorm,
+        "instance": nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d,
+    }
+    every = (*wanted.values(), nn.modules.batchnorm._BatchNorm)
+    for norm, kind in wanted.items():
+        net = build(dims=dims, depth=10, width=4, norm=norm)
+        norms = [m for m in net.modules() if isinstance(m, every)]
+        assert {type(m) for m in norms} == {kind}
+        assert len(norms) == 1 + 8 + 3
+
+
+def test_r3d18_has_as_many_parameters_as_torchvision_s() -> None:
+    """R3D-18's 33,371,472 with three channels and a head, less the head (512 * 400 + 400), less two thirds of
+    the stem (64 * 2 * 147): 33,147,456."""
+    net = build(stem="r3d")
+    count = sum(p.numel() for p in net.parameters())
+    assert count == 33_371_472 - (512 * 400 + 400) - 64 * 2 * 147
+
+
+def test_r3d_in_two_dimensions_is_refused() -> None:
+    with pytest.raises(ValidationError, match="use dims: 3"):
+        ResNetConfig(dims=2, stem="r3d")
+
+
+def test_the_seed_decides_the_weights() -> None:
+    a, b = build(depth=10, width=4), build(depth=10, width=4)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
