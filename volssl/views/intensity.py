@@ -10,7 +10,7 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from volssl.views.axes import along, gaussian
+from volssl.views.axes import Matrix, along, gaussian
 from volssl.views.draw import Parameters
 
 Change = Callable[[Tensor, Parameters], None]
@@ -113,11 +113,12 @@ def multiply_bias(x: Tensor, coefficients: Tensor) -> None:
     Args:
         coefficients: (B, degree + 1, ...), one axis per image axis.
     """
-    field = coefficients.to(x)
-    for n in reversed(x.shape[2:]):
-        basis = legendre.legvander(np.linspace(-1.0, 1.0, n), field.shape[1] - 1)
-        field = torch.einsum("b...k,nk->bn...", field, torch.from_numpy(basis).to(x))
-    x.mul_(field.exp_().unsqueeze(1))
+    field = coefficients.to(x).unsqueeze(1)
+    degree = coefficients.shape[1] - 1
+    for axis, n in enumerate(x.shape[2:], 2):
+        basis: Matrix = legendre.legvander(np.linspace(-1.0, 1.0, n), degree).astype(np.float64)
+        field = along(field, [basis] * len(x), axis)
+    x.mul_(field.exp_())
 
 
 def add_noise(x: Tensor, sd: Tensor, seeds: Sequence[int]) -> None:
