@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from volssl.data.cache_file import DamagedError, Spacing, fetch, make_room, store
+from volssl.data.cache_file import DamagedError, Spacing, fetch, make_room, store, touch
 from volssl.data.cache_work import Made, Outcome, Task, done, run
 from volssl.data.fingerprint import Memory, stamp
 from volssl.data.recipe import Entry, Read, Recipe
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from volssl.data import Report, Size, Volumes
 
 LISTED = 10  # unreadable items that the error names
+ROOM_EVERY = 100  # items made between two looks at the ceiling
 
 
 class CachedSource:
@@ -91,9 +92,7 @@ def build_cache(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(
-            f"data.cache: {folder} cannot be made ({error.strerror}): name another folder"
-        ) from error
+        raise RunError(f"data.cache: {folder} cannot be made ({error.strerror}): name another folder") from error
     outcomes = _make_all(entries, recipe, folder, workers, report or _silent)
     good = [(e, made) for e, made in zip(entries, outcomes, strict=True) if isinstance(made, Made)]
     left_out = [*bad, *(outcome for outcome in outcomes if isinstance(outcome, DataError))]
@@ -105,9 +104,7 @@ def _silent(done: int, total: int, line: str) -> None:
     del done, total, line
 
 
-def _make_all(
-    entries: Sequence[Entry], recipe: Recipe, folder: Path, workers: int, report: Report
-) -> list[Outcome]:
+def _make_all(entries: Sequence[Entry], recipe: Recipe, folder: Path, workers: int, report: Report) -> list[Outcome]:
     memory = Memory(folder / "fingerprints.txt")
     ceiling = int(recipe.config.cache_gb * 1e9)
     outcomes: dict[int, Outcome] = {}
@@ -119,13 +116,17 @@ def _make_all(
         else:
             outcomes[i] = known
     used = {recipe.path(entries[i], o.content) for i, o in outcomes.items() if isinstance(o, Made)}
-    make_room(folder, used, sum(task.keep for task in tasks.values()) * recipe.bytes_per_item, ceiling)
+    touch(used)
     report(len(outcomes), len(entries), "")
     for i, outcome in run(tasks, workers):
         outcomes[i] = outcome
         if isinstance(outcome, Made):
             memory.remember(outcome.stamp, outcome.content)
+            used.add(recipe.path(entries[i], outcome.content))
+        if len(outcomes) % ROOM_EVERY == 0:
+            make_room(folder, used, ceiling)
         report(len(outcomes), len(entries), str(outcome) if isinstance(outcome, DataError) else "")
+    make_room(folder, used, ceiling)
     return [outcomes[i] for i in range(len(entries))]
 
 
@@ -144,9 +145,7 @@ def _look(entry: Entry, recipe: Recipe, memory: Memory, *, keep: bool) -> Outcom
 def _check_share(bad: Sequence[DataError], good: int, config: Volumes) -> None:
     total = len(bad) + good
     if total == 0:
-        raise DataError(
-            "empty", "nothing here that data can read: look at data.root and data.name", config.root
-        )
+        raise DataError("empty", "nothing here that data can read: look at data.root and data.name", config.root)
     if good and len(bad) <= config.max_bad * total:
         return
     lines = [f"  {error}" for error in bad[:LISTED]]

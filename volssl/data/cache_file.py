@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import safetensors.torch
@@ -18,6 +19,7 @@ from volssl.errors import RunError
 
 Spacing = tuple[float, ...]
 SUFFIX = ".safetensors"
+HEADER = 256  # bytes of a file beyond its image, at most
 STALE_SECONDS = 86_400.0  # a temporary file older than this belongs to a run that was killed
 
 
@@ -33,8 +35,8 @@ def store(path: Path, image: Tensor, spacing: Spacing) -> None:
     Raises:
         RunError: the folder is full or cannot be written.
     """
-    metadata = {"spacing": json.dumps(spacing), "checksum": _checksum(image, spacing)}
-    data = safetensors.torch.save({"image": image}, metadata)
+    about = json.dumps({"spacing": spacing, "checksum": _checksum(image, spacing)})
+    data = safetensors.torch.save({"image": image}, {"about": about})
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
         try:
@@ -57,11 +59,11 @@ def fetch(path: Path) -> tuple[Tensor, Spacing]:
     """
     try:
         with safe_open(path, framework="pt") as f:
-            metadata, image = f.metadata() or {}, f.get_tensor("image")
-        spacing = tuple(json.loads(metadata["spacing"]))
+            about, image = json.loads(f.metadata()["about"]), f.get_tensor("image")
+        spacing, checksum = tuple(about["spacing"]), about["checksum"]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise DamagedError(str(error)) from error
-    if metadata.get("checksum") != _checksum(image, spacing):
+    if checksum != _checksum(image, spacing):
         raise DamagedError("the checksum does not fit")
     return image, spacing
 
@@ -80,16 +82,20 @@ def whole(path: Path) -> bool:
         return False
 
 
-def make_room(folder: Path, used: set[Path], wanted: int, ceiling: int) -> None:
-    """Delete the longest unused of the other items until ``used`` and ``wanted`` bytes fit the ceiling."""
+def touch(paths: Iterable[Path]) -> None:
+    """Say that these files are in use now, where they are there."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
+
+
+def make_room(folder: Path, used: set[Path], ceiling: int) -> None:
+    """Delete the longest unused items other than ``used`` until the folder's items fit under the ceiling."""
     for path, state in _files(folder, "*.tmp"):
         if time.time() - state.st_mtime > STALE_SECONDS:
             path.unlink(missing_ok=True)
-    for path in used:
-        if path.exists():
-            os.utime(path)
     files = _files(folder, "*" + SUFFIX)
-    excess = sum(state.st_size for _, state in files) + wanted - ceiling
+    excess = sum(state.st_size for _, state in files) - ceiling
     for path, state in sorted(files, key=lambda file: (file[1].st_mtime_ns, file[0])):
         if excess > 0 and path not in used:
             path.unlink(missing_ok=True)

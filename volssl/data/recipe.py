@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from volssl.data import Size, Volumes
-from volssl.data.cache_file import SUFFIX, Spacing
+from volssl.data.cache_file import HEADER, SUFFIX, Spacing
 from volssl.data.door import Found
 from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
@@ -58,8 +58,8 @@ class Recipe:
 
     @property
     def bytes_per_item(self) -> int:
-        """Of the image, as it is cached."""
-        return self.config.channels * math.prod(self.region) * self._dtype.itemsize
+        """At most, in the cache."""
+        return self.config.channels * math.prod(self.region) * self._dtype.itemsize + HEADER
 
     @property
     def _dtype(self) -> torch.dtype:
