@@ -18,9 +18,7 @@ from volssl.errors import DataError
 
 def volume(values: Tensor, spacing: tuple[float, ...] = (1, 1, 1)) -> MetaTensor:
     """A one-channel volume whose index axes are the patient's R, A, S."""
-    return MetaTensor(
-        values[None].float(), affine=torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
-    )
+    return MetaTensor(values[None].float(), affine=torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64)))
 
 
 def run(image: MetaTensor, region: tuple[int, ...], **fields: Any) -> Tensor:
