@@ -112,6 +112,7 @@ def run(
     source: Toys | None = None,
     evaluations: tuple[Evaluation, ...] = (),
     views: Callable[[Tensor, Tensor], dict[str, Tensor]] = jitter,
+    group: Group | None = None,
     **loop: Any,
 ) -> Outcome:
     settings = {"steps": STEPS, "batch": BATCH, "chunk": 4, "save_every": 3} | loop
@@ -125,7 +126,7 @@ def run(
         views=views,
         seed=7,
         folder=folder,
-        group=Group(),
+        group=group or Group(),
         console=console,
         meta={"config": {"seed": 7}},
         evaluations=evaluations,
@@ -317,6 +318,37 @@ def test_a_finished_run_does_nothing_more(whole: Path, tmp_path: Path) -> None:
     run(tmp_path)
     assert run(tmp_path).method.moved == []
     assert identical(whole, tmp_path)
+
+
+def on_a_rank(group: Group, folder: Path, stopped_at: int) -> int:
+    """The exit code of the toy run on one of several ranks; the second is told to stop after a step."""
+
+    def tell(images: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        calls.append(0)
+        if group.rank == 1 and len(calls) == stopped_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return jitter(images, seeds)
+
+    calls: list[int] = []
+    try:
+        run(folder, group=group, views=tell)
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_two_ranks_stop_together_and_resume_to_what_one_rank_makes(
+    two_ranks: Callable[..., list[Any]], whole: Path, tmp_path: Path
+) -> None:
+    """Chunks of 4, of which a rank has one per step: the signal comes in step 5, which both finish and which
+    rank 0 saves. BatchNorm groups are those of one rank, so the ends agree but for the order of sums."""
+    assert two_ranks(on_a_rank, tmp_path, 5) == [143, 143]
+    assert list_checkpoints(tmp_path / "checkpoints")[-1].name == "step-00000005.safetensors"
+    assert two_ranks(on_a_rank, tmp_path, 0) == [0, 0]
+    (ours, lines), (theirs, others) = end(tmp_path), end(whole)
+    assert [line["step"] for line in lines] == [line["step"] for line in others]
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
