@@ -49,7 +49,7 @@ def test_a_good_configuration_reads_and_comes_back_the_same(write: Path, tmp_pat
     ("old", "new", "message"),
     [
         ("dims: 3", "dims: 5", "c.yaml:6:3: backbone.dims: Input should be 2 or 3 (got 5)"),
-        ("momentum:", "momentun:", "c.yaml:8:23: method.momentun: no such key: did you mean momentum?"),
+        ("momentum:", "momentun:", "c.yaml:8:22: method.momentun: no such key: did you mean momentum?"),
         ("output: runs/x", "putput: runs/x", "c.yaml:1:1: putput: no such key: did you mean output?"),
         ("lr: 0.2", "lr: yes", "c.yaml:9:21: optim.lr: Input should be a valid number (got 'yes')"),
         ("lr: 0.2", "lr: true", "c.yaml:9:21: optim.lr: Input should be a valid number (got True)"),
@@ -61,7 +61,7 @@ def test_a_good_configuration_reads_and_comes_back_the_same(write: Path, tmp_pat
         (
             "[0.99, 1.0]",
             "[0.99, 1.5]",
-            "c.yaml:8:40: method.momentum.1: Input should be less than or equal to 1 (got 1.5)",
+            "c.yaml:8:39: method.momentum.1: Input should be less than or equal to 1 (got 1.5)",
         ),
         ("chunk: 2", "chunk: 3", "c.yaml:10:29: loop.chunk: 3 does not divide loop.batch 8: use 2 or 4"),
         (
@@ -113,7 +113,7 @@ def test_overrides_are_yaml_and_replace_a_whole_component(write: Path) -> None:
         ("loop.steps", "loop.steps: an override is key=value, for example loop.steps=100"),
         ("seed.x=3", "c.yaml: seed: Input should be a valid integer"),
         ("output.x=3", "output.x=3: output is a value, not a group of keys"),
-        ("loop.steps=[1", "loop.steps:1:"),
+        ("loop.steps=[1", "loop.steps:2:1: not YAML"),
     ],
 )
 def test_a_wrong_override_is_one_line(write: Path, override: str, message: str) -> None:

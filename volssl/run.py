@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -113,7 +114,7 @@ def _write_config(path: Path, run: Run) -> None:
     os.replace(temporary, path)
 
 
-def _device(wanted: str) -> str:
+def _device(wanted: str) -> Literal["cpu", "cuda"]:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("loop.device: cuda is asked for and there is none: use auto or cpu")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
@@ -198,11 +199,15 @@ def _with_data(wanted: ACLTearConfig, run: Run) -> ACLTearConfig:
     return wanted.model_copy(update={"data": str(cohort)})
 
 
+def _silent(_line: str) -> None:
+    """Tell nobody."""
+
+
 def _acl_tear(encoders: dict[str, Encoder], config: ACLTearConfig, out: Path, console: Console) -> dict[str, float]:
     """Evaluate, write, print; returns the combined AUCs by name."""
     device = next(next(iter(encoders.values())).parameters()).device
     with console.status("evaluating") if console.is_terminal else nullcontext() as status:
-        report = (lambda line: status.update(line)) if status else (lambda line: None)
+        report = status.update if status else _silent
         results = evaluate_acl_tear(config, encoders, config.data or "", device=device, report=report)
     results.write(out)
     results.show(console)

@@ -54,8 +54,8 @@ def _refuse_more_than_data(text: str, name: str) -> None:
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise ConfigError(f"{_at(event, name)}: anchors and aliases (& and *) are not taken: write the value out")
-        if getattr(event, "tag", None) is not None:
-            raise ConfigError(f"{_at(event, name)}: tags ({event.tag}) are not taken: a configuration is plain data")
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise ConfigError(f"{_at(event, name)}: tags ({tag}) are not taken: a configuration is plain data")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ConfigError(f"{_at(event, name)}: nested more than {MAX_DEPTH} deep")
@@ -74,7 +74,7 @@ def _build(node: yaml.Node, path: Path, marks: dict[Path, tuple[int, int]], name
             marks[(*path, i)] = (child.start_mark.line + 1, child.start_mark.column + 1)
             entries.append(_build(child, (*path, i), marks, name))
         return tuple(entries)
-    return _scalar(node)
+    return _scalar(node.value, quoted=node.style in _QUOTED) if isinstance(node, yaml.ScalarNode) else None
 
 
 def _mapping(node: yaml.MappingNode, path: Path, marks: dict[Path, tuple[int, int]], name: str) -> dict[str, Any]:
@@ -91,10 +91,9 @@ def _mapping(node: yaml.MappingNode, path: Path, marks: dict[Path, tuple[int, in
     return result
 
 
-def _scalar(node: yaml.ScalarNode) -> Any:
+def _scalar(word: str, *, quoted: bool) -> Any:
     """Plain words become null, booleans and numbers as in YAML 1.2 (so 1e-4 is a number); quoted ones stay text."""
-    word: str = node.value
-    if node.style in _QUOTED:
+    if quoted:
         return word
     if word.lower() in _WORDS:
         return _WORDS[word.lower()]

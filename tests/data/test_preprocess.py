@@ -92,6 +92,17 @@ def test_foreground_crop_comes_before_the_fit() -> None:
         assert torch.equal(run(volume(x), (4, 4, 4))[0], x[:4, :4, :4])
 
 
+def test_each_axis_may_fit_in_its_own_way() -> None:
+    """Slices 0, 1, 2, 3 become 2 by halves: after smoothing they stay symmetric about 1.5; the middle columns stay."""
+    x = torch.arange(4.0)[:, None, None] + torch.tensor([9.0, 0.0, 0.0, 9.0])
+    y = run(volume(x.expand(4, 4, 4)), (2, 4, 2), fit=("resize", "crop", "crop"), intensity=Keep())
+    assert torch.equal(y[..., 0], y[..., 1])
+    assert torch.equal(y[0, :, 0], y[0, :, 3])
+    assert float(y.mean()) == pytest.approx(1.5, abs=1e-6)
+    with pytest.raises(ValueError, match="fit needs one word, or 3"):
+        run(volume(x.expand(4, 4, 4)), (2, 4, 2), fit=("resize", "crop"))
+
+
 def test_foreground_crop_after_a_ct_window_cuts_air() -> None:
     x = torch.full((9, 9, 9), -1000.0)
     x[6:, 6:, 6:] = 40

@@ -54,6 +54,7 @@ class Keep(Schema):
 
 Intensity = Annotated[Percentile | ZScore | Window | Keep, Field(discriminator="name")]
 Size = tuple[Annotated[int, Field(ge=1)], ...]
+Fit = Literal["crop", "resize"]
 AXES = ({"R", "L"}, {"A", "P"}, {"S", "I"})  # the two ends of each patient axis
 
 
@@ -61,7 +62,8 @@ class Volumes(Schema):
     """What every source of volumes shares; sizes and spacings are slices x rows x columns.
 
     region: the shape that is cached and handed to the views; what the views need where absent.
-    fit: ``crop`` centre-crops or zero-pads to the region, ``resize`` resamples to it.
+    fit: ``crop`` centre-crops or zero-pads to the region, ``resize`` resamples to it; one for all axes, or one per
+    axis, such as ``[resize, crop, crop]`` for stacks whose number of slices varies.
     spacing: mm to resample to; as acquired where absent. orientation: where each axis leads, such as ``SPL``
     (slices to superior, rows to posterior, columns to left); as acquired where absent.
     crop_foreground: cut away the empty border (voxels that are 0 after the intensity step) before fitting.
@@ -72,7 +74,7 @@ class Volumes(Schema):
 
     root: str
     region: Size | None = None
-    fit: Literal["crop", "resize"] = "crop"
+    fit: Fit | tuple[Fit, ...] = "crop"
     spacing: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     orientation: str | None = None
     intensity: Intensity = Percentile()
@@ -98,6 +100,8 @@ class Volumes(Schema):
         for key, size in (("region", self.region), ("spacing", self.spacing)):
             if size is not None and len(size) != self.dims:
                 raise ValueError(f"{key} needs {self.dims} numbers (slices, rows, columns), not {len(size)}")
+        if not isinstance(self.fit, str) and len(self.fit) != self.dims:
+            raise ValueError(f"fit needs one word, or {self.dims} (slices, rows, columns), not {len(self.fit)}")
         code = self.orientation
         if code is not None and (len(code) != self.dims or not all(set(code) & axis for axis in AXES)):
             raise ValueError(

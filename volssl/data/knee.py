@@ -100,22 +100,22 @@ def draw_knee(rng: Generator, *, torn: bool) -> Knee:
     side = int(rng.choice([-1, 1])) if rng.random() < (0.5 if torn else 0.4) else 0
     return Knee(
         severity=severity,
-        translation=float(rng.normal(0.0, 1.0) + 8.0 * severity),
+        translation=float(rng.normal(0.0, 1.0) + 10.0 * severity),
         ligament=_draw_ligament(rng, severity),
         bruises=_draw_bruises(rng, torn=torn),
         effusion=float(rng.beta(1.6, 1.8)),
         meniscus=side,
         cyst=float(rng.uniform(4, 11)) if rng.random() < 0.2 else 0.0,
-        size=float(rng.normal(1.0, 0.06)),
+        size=float(rng.normal(1.0, 0.05)),
         left=bool(rng.random() < 0.5),
-        angles=_normals(rng, (0.07, 0.05, 0.10)),
-        shift=_normals(rng, (4.0, 5.0, 5.0)),
+        angles=_normals(rng, (0.055, 0.04, 0.08)),
+        shift=_normals(rng, (3.2, 4.0, 4.0)),
         flexion=float(rng.uniform(-0.05, 0.22)),
         condyle=_normals(rng, (1.2, 1.5, 1.2)),
         notch=float(rng.normal(0.0, 0.8)),
         slope=float(rng.normal(0.10, 0.04)),
         cartilage=float(rng.uniform(1.6, 2.8)),
-        fat=float(rng.uniform(4.0, 13.0)),
+        fat=float(rng.uniform(4.5, 12.0)),
         muscle=float(rng.normal(1.0, 0.08)),
         patella=float(rng.normal(0.0, 3.0)),
     )
@@ -129,7 +129,7 @@ def _normals(rng: Generator, deviations: Point) -> Point:
 def _draw_ligament(rng: Generator, severity: float) -> Ligament:
     degenerate = float(rng.beta(1.0, 5.0))  # mucoid degeneration brightens an intact ligament too
     return Ligament(
-        radius=float(rng.normal(4.2, 0.4)) * (1 + 0.5 * severity),
+        radius=float(rng.normal(4.2, 0.4)) * (1 + 0.75 * severity),
         oedema=min(1.0, degenerate * 0.6 + 0.85 * severity),
         wave=abs(float(rng.normal(0.0, 0.3))) + 2.8 * severity,
         gap=0.35 * severity,

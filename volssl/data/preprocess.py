@@ -21,7 +21,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from volssl.data import Intensity, Keep, Percentile, Size, Volumes, Window
+from volssl.data import Fit, Intensity, Keep, Percentile, Size, Volumes, Window
 from volssl.errors import DataError
 
 Step = Callable[[MetaTensor], MetaTensor]
@@ -102,14 +102,17 @@ def _foreground(*, crop: bool) -> list[Step]:
     return [CropForeground(select_fn=lambda x: x != 0, allow_smaller=True)] if crop else []
 
 
-def _fit(how: str, region: Size) -> Step:
-    if how == "crop":
-        return ResizeWithPadOrCrop(region)  # type: ignore[no-any-return]
+def _fit(how: Fit | tuple[Fit, ...], region: Size) -> Step:
+    """Axes that are cropped first, so that no voxel is resampled in vain."""
+    each = (how,) * len(region) if isinstance(how, str) else how
     resize = Resize(region, mode="trilinear", align_corners=False)
 
     def run(image: MetaTensor) -> MetaTensor:
-        shrink = [old / new for old, new in zip(image.shape[1:], region, strict=True)]
-        return resize(_smooth(image, shrink))
+        shape = image.shape[1:]
+        kept = [new if way == "crop" else old for way, old, new in zip(each, shape, region, strict=True)]
+        image = ResizeWithPadOrCrop(kept)(image)
+        shrink = [old / new for old, new in zip(kept, region, strict=True)]
+        return resize(_smooth(image, shrink)) if "resize" in each else image
 
     return run
 
