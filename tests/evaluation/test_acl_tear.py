@@ -187,3 +187,9 @@ def test_command_line(mrnet: Path, card: Card, tmp_path: Path, capsys: pytest.Ca
 def test_no_data_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="MRNet"):
         run_acl_tear(tmp_path, ACLTearConfig(), tmp_path)
+
+
+@pytest.mark.parametrize("given", [{"planes": ("axial", "axial")}, {"fractions": (0.1, 0.1)}])
+def test_a_thing_named_twice_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="name each once"):
+        ACLTearConfig.model_validate(given)

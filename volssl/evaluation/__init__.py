@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from volssl.schema import Schema
 
@@ -43,6 +43,14 @@ class ACLTearConfig(Schema):
     cache: str = "runs/cache"
     workers: int = Field(default=0, ge=0)
     every: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        for key in ("planes", "protocols", "fractions"):
+            given = getattr(self, key)
+            if len(set(given)) < len(given):
+                raise ValueError(f"{key} {list(given)} names one twice: name each once")
+        return self
 
 
 EvaluationConfig = ACLTearConfig

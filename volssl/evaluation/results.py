@@ -12,13 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from volssl.evaluation.statistics import METRICS, Estimate
 
 COMBINED = "combined"
 CALLED = METRICS[1:]  # those that depend on the threshold
+IN_WORDS = {"acl": "ACL tear", "meniscus": "Meniscal tear", "abnormal": "Abnormality"}
+ABBREVIATIONS = {"ppv": "PPV", "npv": "NPV", "f1": "F1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,13 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class _Block:
+    title: str
+    lines: list[list[str]]  # the first is the header
+    sentences: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """Everything one ACL-tear evaluation found. train, test: in words. redrawn: single-class resamples."""
 
@@ -71,16 +82,16 @@ class Results:
     def title(self) -> str:
         """One line; it says so when the data are synthetic."""
         what = "SYNTHETIC knees (volssl phantom), not patients" if self.synthetic else "MRNet layout"
-        return f"{self.task} on {what}: {self.train} for training; {self.test} for testing"
+        return f"{IN_WORDS[self.task]} on {what}: {self.train} for training; {self.test} for testing"
 
     def caption(self) -> str:
         """How the numbers were made."""
-        seeds = f" Means over {self.seeds} seeds, ± sd over seeds." if self.seeds > 1 else ""
+        seeds = f" Means over {self.seeds} seeds." if self.seeds > 1 else ""
         redrawn = f" ({self.redrawn} with one class drawn again)" if self.redrawn else ""
         return (
-            "Planes are combined by logistic regression on out-of-fold training scores. The threshold on the "
-            "score (a logit) maximises sensitivity + specificity on such scores; no test exam has a part in "
-            f"either.{seeds} In brackets: 95 % interval over {self.bootstrap} resamples of the test "
+            "AUC is that of the planes combined by logistic regression on out-of-fold training scores. The "
+            "threshold on the score (a logit) maximises sensitivity + specificity on such scores; no test exam has "
+            f"a part in either.{seeds} In brackets: 95 % interval over {self.bootstrap} resamples of the test "
             f"patients{redrawn}, each exam taken as one patient."
         )
 
@@ -94,45 +105,46 @@ class Results:
         _replace(folder / "table.md", self.markdown())
 
     def markdown(self) -> str:
-        """The two tables and the differences in words."""
-        sentences = [f"- {d.protocol}, {d.fraction:.0%} of the labels: {d.sentence}" for d in self.differences]
+        """A table per protocol and share of the labels, with the differences in words."""
         parts = [f"**{self.title()}**"]
-        for header, lines in self._tables():
-            ruled = [header, ["---"] * len(header), *lines]
-            parts.append("\n".join("| " + " | ".join(line) + " |" for line in ruled))
-        return "\n\n".join([*parts, "\n".join(sentences), self.caption()]) + "\n"
+        for block in self._blocks():
+            ruled = [block.lines[0], ["---"] * len(block.lines[0]), *block.lines[1:]]
+            table = "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+            parts += [f"{block.title}:", table, *block.sentences]
+        return "\n\n".join([*parts, self.caption()]) + "\n"
 
     def show(self, console: Console) -> None:
         """The same on a terminal."""
-        console.print(self.title(), style="bold")
-        for header, lines in self._tables():
-            table = Table(*header)
-            for line in lines:
-                table.add_row(*line)
+        console.print(self.title(), style="bold", markup=False)
+        for block in self._blocks():
+            columns = [Column(name, overflow="fold") for name in block.lines[0]]
+            table = Table(*columns, title=block.title, title_justify="left", box=SIMPLE_HEAD)
+            for line in block.lines[1:]:
+                table.add_row(*map(Text, line))  # as text: the brackets of an interval are no markup
             console.print(table)
-        for d in self.differences:
-            console.print(f"{d.protocol}, {d.fraction:.0%} of the labels: {d.sentence}")
-        console.print(self.caption(), style="dim")
+            for sentence in block.sentences:
+                console.print(sentence, markup=False)
+        console.print(self.caption(), style="dim", markup=False)
 
-    def _tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
-        single = {(r.encoder, r.protocol, r.fraction, r.plane): r for r in self.rows}
-        planes = self.planes if len(self.planes) > 1 else ()
-        header = ["encoder", "protocol", "labels", *(f"AUC {p}" for p in planes), "AUC", "threshold"]
-        ranking, calling = [], []
-        for row in self.combined():
-            key = (row.encoder, row.protocol, row.fraction)
-            start = [row.encoder, row.protocol, f"{row.labels} ({row.fraction:.0%})"]
-            each = [f"{single[*key, plane].metrics['auc'].value:.3f}" for plane in planes]
-            ranking.append([*start, *each, self._cell(row.metrics["auc"]), _mean(row.thresholds)])
-            calling.append([*start, *(self._cell(row.metrics[name], digits=2) for name in CALLED)])
-        yield header, ranking
-        yield ["encoder", "protocol", "labels", *CALLED], calling
-
-    def _cell(self, e: Estimate, digits: int = 3) -> str:
-        if math.isnan(e.value):
-            return "-"
-        sd = f" ± {e.sd:.{digits}f}" if self.seeds > 1 and digits == 3 else ""
-        return f"{e.value:.{digits}f}{sd} ({e.low:.{digits}f} to {e.high:.{digits}f})"
+    def _blocks(self) -> Iterator[_Block]:
+        """Encoders side by side, one block per protocol and share of the labels."""
+        for protocol, fraction in dict.fromkeys((r.protocol, r.fraction) for r in self.rows):
+            rows = [r for r in self.rows if (r.protocol, r.fraction) == (protocol, fraction)]
+            by_plane = {p: [r for r in rows if r.plane == p] for p in (*self.planes, COMBINED)}
+            combined = by_plane[COMBINED]
+            title = f"{protocol}, {fraction:.0%} of the labels ({combined[0].labels} exams)"
+            lines = [["", *(r.encoder for r in combined)]]
+            if len(self.planes) > 1:
+                lines += [[f"AUC {p}", *(_cell(r.metrics["auc"], 3) for r in by_plane[p])] for p in self.planes]
+            lines.append(["AUC", *(_cell(r.metrics["auc"], 3) for r in combined)])
+            if self.seeds > 1:
+                lines.append(["AUC, sd over seeds", *(f"{r.metrics['auc'].sd:.3f}" for r in combined)])
+            lines += [
+                [ABBREVIATIONS.get(name, name), *(_cell(r.metrics[name], 2) for r in combined)] for name in CALLED
+            ]
+            lines.append(["threshold", *(f"{sum(r.thresholds) / len(r.thresholds):+.2f}" for r in combined)])
+            words = [d.sentence for d in self.differences if (d.protocol, d.fraction) == (protocol, fraction)]
+            yield _Block(title, lines, words)
 
     def _csv(self) -> str:
         out = io.StringIO()
@@ -145,8 +157,10 @@ class Results:
         return out.getvalue()
 
 
-def _mean(values: tuple[float, ...]) -> str:
-    return f"{sum(values) / len(values):+.2f}"
+def _cell(e: Estimate, digits: int) -> str:
+    if math.isnan(e.value):
+        return "-"
+    return f"{e.value:.{digits}f} [{e.low:.{digits}f}, {e.high:.{digits}f}]"
 
 
 def _finite(value: Any) -> Any:
