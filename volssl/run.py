@@ -17,6 +17,7 @@ from volssl import config as configuration
 from volssl.config import Run
 from volssl.data import Report
 from volssl.data.cache import CachedSource
+from volssl.engine.checkpoint import list_checkpoints
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
 from volssl.engine.loop import Evaluation, fit
@@ -90,7 +91,7 @@ def build_method(run: Run) -> Method:
 
 
 def claim(folder: Path, run: Run) -> Path:
-    """The folder, if it is new, empty, or this same run's.
+    """The folder, if it is new, empty, or this same run's. A run without a checkpoint may still become another.
 
     Raises:
         ConfigError: it is a file, or holds something that is no run.
@@ -99,12 +100,13 @@ def claim(folder: Path, run: Run) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output: {folder} is a file: give a folder")
     written = folder / CONFIG
-    if written.is_file():
+    if list_checkpoints(folder / "checkpoints"):
         if changed := configuration.differences(configuration.load(written), run):
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
-    elif folder.is_dir() and (other := sorted(p.name for p in folder.iterdir() if p.name != "lock")):
-        raise ConfigError(f"output: {folder} holds {other[0]} and no run: give a new or empty folder")
+    elif folder.is_dir() and not written.is_file():
+        if other := sorted(p.name for p in folder.iterdir() if p.name != "lock"):
+            raise ConfigError(f"output: {folder} holds {other[0]} and no run: give a new or empty folder")
     return folder
 
 
