@@ -82,9 +82,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
             continue
         return Checkpoint(found.step, found.tensors, found.meta, tuple(damaged))
     if damaged:
-        raise RunError(
-            f"{folder}: no checkpoint can be used; move it away to start anew. {'; '.join(damaged)}"
-        )
+        raise RunError(f"{folder}: no checkpoint can be used; move it away to start anew. {'; '.join(damaged)}")
     return None
 
 

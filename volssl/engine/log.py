@@ -178,7 +178,8 @@ def _labelled(values: Mapping[str, str], style: str = "") -> Text:
 
 
 def _short(value: float) -> str:
-    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+    """Two digits, three from 100 on: 0.035, 0.5, 3.1, 42, 128."""
+    return f"{value:.2g}" if value < 0.95 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
 def duration(seconds: float) -> str:
