@@ -17,7 +17,8 @@ import torch
 from monai.data import MetaTensor
 
 from volssl.data import Keep, StackConfig, Window
-from volssl.data.cache import CachedSource, build_cache
+from volssl.data.cache import CachedSource
+from volssl.data.cache_build import build_cache
 from volssl.data.cache_file import HEADER
 from volssl.data.door import Found, load
 from volssl.data.recipe import Entry
@@ -351,6 +352,19 @@ def test_progress_is_told(cohort: Cohort) -> None:
 def test_a_source_pickles(cohort: Cohort) -> None:
     source = cohort.build()
     assert torch.equal(images(pickle.loads(pickle.dumps(source))), images(source))
+
+
+def test_a_loader_process_that_finds_all_cached_needs_no_monai(cohort: Cohort) -> None:
+    source = cohort.build()
+    file = cohort.folder / "source.pickle"
+    file.write_bytes(pickle.dumps(source))
+    script = (
+        "import pickle, sys; from pathlib import Path\n"
+        f"source = pickle.loads(Path({str(file)!r}).read_bytes())\n"
+        "print(source[1].image.sum().item(), 'monai' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [str(source[1].image.sum().item()), "False"]
 
 
 def test_a_cache_folder_that_cannot_be_is_one_line(cohort: Cohort) -> None:

@@ -1,43 +1,61 @@
-"""The source of preprocessed items: made once, kept on disk, made anew when what they come from changes."""
+"""The source of preprocessed items: read from the cache, made anew where they are not in it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from volssl.data.cache_file import DamagedError, Spacing, fetch, make_room, store, touch
-from volssl.data.cache_work import Made, Outcome, Task, done, run
-from volssl.data.fingerprint import Memory, stamp
-from volssl.data.recipe import Entry, Read, Recipe
-from volssl.errors import DataError, RunError
+from volssl.data.cache_file import DamagedError, Spacing, fetch, store
+from volssl.errors import DataError
 from volssl.types import Item
 
-if TYPE_CHECKING:
-    from volssl.data import Report, Size, Volumes
+Make = Callable[[int], tuple[Tensor, Spacing]]
 
-LISTED = 10  # unreadable items that the error names
-ROOM_EVERY = 100  # items made between two looks at the ceiling
+
+@dataclass(frozen=True)
+class Cached:
+    """An item and where the cache keeps it. label: class index, -1 = unknown; fingerprint: SHA-256 of its files."""
+
+    id: str
+    label: int
+    fingerprint: str
+    path: Path
 
 
 class CachedSource:
     """A Source of preprocessed items, in the order of their ids.
 
     ids; labels: class indices, -1 = unknown; fingerprints: SHA-256 of each item's files; channels; region;
-    bad: why each item that is left out is left out. It pickles, to go to loader processes.
+    bad: why each item that is left out is left out.
+
+    It pickles, to go to loader processes. There ``make``, which comes with MONAI, is unpickled only when an item
+    is not in the cache: that is 10 s less to wait for the first batch.
     """
 
     def __init__(
-        self, entries: Sequence[Entry], made: Sequence[Made], recipe: Recipe, bad: Sequence[DataError]
+        self,
+        items: Sequence[Cached],
+        make: Make,
+        *,
+        channels: int,
+        region: tuple[int, ...],
+        bad: Sequence[DataError] = (),
     ) -> None:
-        self._entries, self._made, self._recipe = tuple(entries), tuple(made), recipe
-        self.ids = tuple(entry.id for entry in entries)
-        self.labels = tuple(entry.label for entry in entries)
-        self.fingerprints = tuple(item.content for item in made)
-        self.channels, self.region, self.bad = recipe.config.channels, recipe.region, tuple(bad)
+        self._items = tuple(items)
+        self._make: Make | None = make
+        self._pickled_make = pickle.dumps(make)
+        self.ids = tuple(item.id for item in items)
+        self.labels = tuple(item.label for item in items)
+        self.fingerprints = tuple(item.fingerprint for item in items)
+        self.channels, self.region, self.bad = channels, region, tuple(bad)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_make": None}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,108 +66,17 @@ class CachedSource:
         Raises:
             DataError: the item has to be made anew and its files have changed or cannot be read any more.
         """
-        path = self._recipe.path(self._entries[i], self.fingerprints[i])
+        item = self._items[i]
         try:
-            image, spacing = fetch(path)
+            image, spacing = fetch(item.path)
         except FileNotFoundError:
-            image, spacing = self._make(i)
+            image, spacing = self._make_anew(i)
         except DamagedError:
-            image, spacing = self._make(i)
-            store(path, image, spacing)
-        return Item(image.to(torch.float32), spacing, self.ids[i], self.labels[i])
+            image, spacing = self._make_anew(i)
+            store(item.path, image, spacing)
+        return Item(image.to(torch.float32), spacing, item.id, item.label)
 
-    def _make(self, i: int) -> tuple[Tensor, Spacing]:
-        entry = self._entries[i]
-        if stamp(entry.files).digest != self._made[i].stamp.digest:
-            raise DataError("changed", "its files changed while the run used them: start it again", entry.id)
-        return self._recipe.make(entry)
-
-
-def build_cache(
-    entries: Sequence[Entry],
-    read: Read,
-    config: Volumes,
-    region: Size,
-    *,
-    workers: int = 0,
-    report: Report | None = None,
-    bad: Sequence[DataError] = (),
-) -> CachedSource:
-    """Make what is not cached yet, and leave out what cannot be read. Interrupted, it keeps what is done.
-
-    Args:
-        workers: processes that share the work; 0 does it here. The result is the same.
-        report: told how far it is, and of every item that cannot be read.
-        bad: what could not even be found; counts against ``max_bad``.
-
-    Raises:
-        DataError: nothing to read, or more than ``max_bad`` of the items are unreadable.
-        RunError: the cache folder cannot be written.
-    """
-    recipe = Recipe(read, config, region)
-    entries = sorted(entries, key=lambda entry: entry.id)
-    folder = Path(config.cache)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"data.cache: {folder} cannot be made ({error.strerror}): name another folder") from error
-    outcomes = _make_all(entries, recipe, folder, workers, report or _silent)
-    good = [(e, made) for e, made in zip(entries, outcomes, strict=True) if isinstance(made, Made)]
-    left_out = [*bad, *(outcome for outcome in outcomes if isinstance(outcome, DataError))]
-    _check_share(left_out, len(good), config)
-    return CachedSource([e for e, _ in good], [made for _, made in good], recipe, left_out)
-
-
-def _silent(done: int, total: int, line: str) -> None:
-    del done, total, line
-
-
-def _make_all(entries: Sequence[Entry], recipe: Recipe, folder: Path, workers: int, report: Report) -> list[Outcome]:
-    memory = Memory(folder / "fingerprints.txt")
-    ceiling = int(recipe.config.cache_gb * 1e9)
-    outcomes: dict[int, Outcome] = {}
-    tasks: dict[int, Task] = {}
-    for i, entry in enumerate(entries):
-        known = _look(entry, recipe, memory, keep=(i + 1) * recipe.bytes_per_item <= ceiling)
-        if isinstance(known, Task):
-            tasks[i] = known
-        else:
-            outcomes[i] = known
-    used = {recipe.path(entries[i], o.content) for i, o in outcomes.items() if isinstance(o, Made)}
-    touch(used)
-    report(len(outcomes), len(entries), "")
-    for i, outcome in run(tasks, workers):
-        outcomes[i] = outcome
-        if isinstance(outcome, Made):
-            memory.remember(outcome.stamp, outcome.content)
-            used.add(recipe.path(entries[i], outcome.content))
-        if len(outcomes) % ROOM_EVERY == 0:
-            make_room(folder, used, ceiling)
-        report(len(outcomes), len(entries), str(outcome) if isinstance(outcome, DataError) else "")
-    make_room(folder, used, ceiling)
-    return [outcomes[i] for i in range(len(entries))]
-
-
-def _look(entry: Entry, recipe: Recipe, memory: Memory, *, keep: bool) -> Outcome | Task:
-    """Without reading the entry's files: is it done, not there, or yet to do?"""
-    try:
-        state = stamp(entry.files)
-    except DataError as error:
-        return error
-    content = memory.recall(state)
-    if content and done(recipe.path(entry, content), keep=keep):
-        return Made(state, content)
-    return Task(entry, recipe, content, keep)
-
-
-def _check_share(bad: Sequence[DataError], good: int, config: Volumes) -> None:
-    total = len(bad) + good
-    if total == 0:
-        raise DataError("empty", "nothing here that data can read: look at data.root and data.name", config.root)
-    if good and len(bad) <= config.max_bad * total:
-        return
-    lines = [f"  {error}" for error in bad[:LISTED]]
-    lines += [f"  and {len(bad) - LISTED} more"] * (len(bad) > LISTED)
-    remedy = "mend or remove them" + (", or raise data.max_bad to leave them out" if good else "")
-    head = f"{len(bad)} of {total} items cannot be read (data.max_bad is {config.max_bad:g}): {remedy}"
-    raise DataError("max_bad", "\n".join([head, *lines]), config.root)
+    def _make_anew(self, i: int) -> tuple[Tensor, Spacing]:
+        if self._make is None:
+            self._make = pickle.loads(self._pickled_make)
+        return self._make(i)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from volssl.errors import ConfigError, RunError, UserError
@@ -111,31 +112,37 @@ class Loader:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[Samples]:
-        parts = self._parts()
+        pieces = self._pieces()
         for step in self._steps:
-            yield _join([self._next(parts, step, piece) for piece in self._cut(step)])
+            draws = self.draws(step)
+            parts = [self._next(pieces, step, indices) for indices in self._cut(draws)]
+            yield Samples(
+                images=_join([part.images for part in parts]),
+                index=torch.tensor([one.index for one in draws]),
+                seeds=torch.tensor([one.seed for one in draws]),
+                labels=torch.tensor([label for part in parts for label in part.labels]),
+            )
 
     def draws(self, step: int) -> list[Draw]:
         """What this rank sees in a step."""
         first = step * self._batch + self._rank * self._share
         return [draw(self._seed, p, len(self._source)) for p in range(first, first + self._share)]
 
-    def _cut(self, step: int) -> list[list[Draw]]:
+    def _cut(self, draws: list[Draw]) -> list[list[int]]:
         """A step in one piece per worker, so that the first is there soon and few steps are held at a time."""
-        draws = self.draws(step)
         size = -(-len(draws) // max(self._workers, 1))
-        return [draws[i : i + size] for i in range(0, len(draws), size)]
+        return [[one.index for one in draws[i : i + size]] for i in range(0, len(draws), size)]
 
-    def _parts(self) -> Iterator[Samples | UserError]:
-        pieces = _Pieces(self, self._steps)
+    def _pieces(self) -> Iterator[Piece | UserError]:
+        cuts = _Cuts(indices for step in self._steps for indices in self._cut(self.draws(step)))
         items = _Items(self._source)
         if self._workers == 0:
-            return (items.__getitems__(piece) for piece in pieces)
+            return (items.__getitems__(indices) for indices in cuts)
         context = multiprocessing.get_context("forkserver")  # a fork would copy the locks of other threads
         context.set_forkserver_preload([__name__, type(self._source).__module__])
         loader = DataLoader(
             items,
-            batch_sampler=pieces,
+            batch_sampler=cuts,
             num_workers=self._workers,
             collate_fn=_as_is,
             multiprocessing_context=context,
@@ -144,19 +151,19 @@ class Loader:
         )
         return iter(loader)
 
-    def _next(self, parts: Iterator[Samples | UserError], step: int, piece: list[Draw]) -> Samples:
+    def _next(self, pieces: Iterator[Piece | UserError], step: int, indices: list[int]) -> Piece:
         waited = 0.0
         while waited < max(self._timeout, POLL):
             try:
-                part = next(parts)
+                piece = next(pieces)
             except RuntimeError as error:
                 _explain(error, step)
                 waited += POLL
             else:
-                if isinstance(part, UserError):
-                    raise part
-                return part
-        items = ", ".join(str(one.index) for one in piece)
+                if isinstance(piece, UserError):
+                    raise piece
+                return piece
+        items = ", ".join(str(i) for i in indices)
         what = f"no sample for {waited:g} s at step {step}: items {items} of the source"
         raise RunError(f"{what} hang; with loop.workers=0 the one at fault shows itself")
 
@@ -176,54 +183,46 @@ def _explain(error: RuntimeError, step: int) -> None:
     raise RunError(f"{what}: out of memory, or an item that crashes; see with loop.workers=0") from error
 
 
-class _Pieces:
-    """The batch sampler: every piece of every step, made when it is asked for."""
+@dataclass(frozen=True)
+class Piece:
+    """What travels from a loader process: images (B, C, *region) in shared memory, and their labels."""
 
-    def __init__(self, loader: Loader, steps: range) -> None:
-        self._loader, self._steps = loader, steps
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for step in self._steps:
-            yield from self._loader._cut(step)
+    images: Tensor
+    labels: list[int]
 
 
-class _Items(Dataset[Samples]):
+class _Cuts:
+    """The batch sampler, which torch iterates once and ahead of what it hands out."""
+
+    def __init__(self, cuts: Iterator[list[int]]) -> None:
+        self._cuts = cuts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._cuts
+
+
+class _Items(Dataset[Piece]):
     """A piece at a time. Errors travel as values: torch would put a traceback into their message."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def __getitems__(self, draws: list[Draw]) -> Samples | UserError:
+    def __getitems__(self, indices: list[int]) -> Piece | UserError:
         try:
-            items = [self._source[d.index] for d in draws]
+            items = [self._source[i] for i in indices]
         except UserError as error:
             return error
-        return Samples(
-            images=torch.stack([item.image for item in items]),
-            index=torch.tensor([d.index for d in draws]),
-            seeds=torch.tensor([d.seed for d in draws]),
-            labels=torch.tensor([item.label for item in items]),
-        )
+        return Piece(torch.stack([item.image for item in items]), [item.label for item in items])
 
 
 def _as_is(piece: Any) -> Any:  # what __getitems__ made is collated already
     return piece
 
 
-def _join(pieces: list[Samples]) -> Samples:
-    """One step, its images in pinned memory where there is a GPU to copy them to."""
+def _join(images: list[Tensor]) -> Tensor:
+    """One step, in pinned memory where there is a GPU to copy it to."""
     pinned = torch.cuda.is_available()
-    if len(pieces) == 1 and not pinned:
-        return pieces[0]
-    first = pieces[0].images
-    images = torch.empty(
-        (sum(len(piece) for piece in pieces), *first.shape[1:]),
-        dtype=first.dtype,
-        pin_memory=pinned,
-    )
-    return Samples(
-        images=torch.cat([piece.images for piece in pieces], out=images),
-        index=torch.cat([piece.index for piece in pieces]),
-        seeds=torch.cat([piece.seeds for piece in pieces]),
-        labels=torch.cat([piece.labels for piece in pieces]),
-    )
+    if len(images) == 1 and not pinned:
+        return images[0]
+    shape = (sum(len(part) for part in images), *images[0].shape[1:])
+    return torch.cat(images, out=torch.empty(shape, dtype=images[0].dtype, pin_memory=pinned))

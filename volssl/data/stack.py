@@ -8,15 +8,14 @@ from typing import Literal
 from monai.data import MetaTensor
 
 from volssl.data import Report, Size, StackConfig
-from volssl.data.cache import CachedSource, build_cache
+from volssl.data.cache import CachedSource
+from volssl.data.cache_build import build_cache
 from volssl.data.door import load
 from volssl.data.listing import listing
 from volssl.data.recipe import Entry
 
 
-def build(
-    config: StackConfig, region: Size, *, workers: int = 0, report: Report | None = None
-) -> CachedSource:
+def build(config: StackConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
     """Find, read, preprocess and cache every stack that ``config.root`` names.
 
     Raises:

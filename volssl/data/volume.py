@@ -13,16 +13,15 @@ from monai.data import MetaTensor
 from monai.transforms import ResampleToMatch
 
 from volssl.data import Report, Size, VolumeConfig
-from volssl.data.cache import CachedSource, build_cache
+from volssl.data.cache import CachedSource
+from volssl.data.cache_build import build_cache
 from volssl.data.door import Found, load, time_points
 from volssl.data.listing import Listed, listing
 from volssl.data.recipe import Entry
 from volssl.errors import DataError
 
 
-def build(
-    config: VolumeConfig, region: Size, *, workers: int = 0, report: Report | None = None
-) -> CachedSource:
+def build(config: VolumeConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
     """Find, read, preprocess and cache every item that ``config`` makes of the volumes under its root.
 
     Raises:

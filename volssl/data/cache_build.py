@@ -1,0 +1,131 @@
+"""Filling the cache: what is there is left, what changed is made anew, what cannot be read is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from volssl.data import Report, Size, Volumes
+from volssl.data.cache import Cached, CachedSource
+from volssl.data.cache_file import Spacing, make_room, touch
+from volssl.data.cache_work import Made, Outcome, Task, done, run
+from volssl.data.fingerprint import Memory, stamp
+from volssl.data.recipe import Entry, Read, Recipe
+from volssl.errors import DataError, RunError
+
+LISTED = 10  # unreadable items that the error names
+ROOM_EVERY = 100  # items made between two looks at the ceiling
+
+
+def build_cache(
+    entries: Sequence[Entry],
+    read: Read,
+    config: Volumes,
+    region: Size,
+    *,
+    workers: int = 0,
+    report: Report | None = None,
+    bad: Sequence[DataError] = (),
+) -> CachedSource:
+    """Make what is not cached yet, and leave out what cannot be read. Interrupted, it keeps what is done.
+
+    Args:
+        workers: processes that share the work; 0 does it here. The result is the same.
+        report: told how far it is, and of every item that cannot be read.
+        bad: what could not even be found; counts against ``max_bad``.
+
+    Raises:
+        DataError: nothing to read, or more than ``max_bad`` of the items are unreadable.
+        RunError: the cache folder cannot be written.
+    """
+    recipe = Recipe(read, config, region)
+    entries = sorted(entries, key=lambda entry: entry.id)
+    folder = Path(config.cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"data.cache: {folder} cannot be made ({error.strerror}): name another folder") from error
+    outcomes = _make_all(entries, recipe, folder, workers, report or _silent)
+    good = [(e, made) for e, made in zip(entries, outcomes, strict=True) if isinstance(made, Made)]
+    left_out = [*bad, *(outcome for outcome in outcomes if isinstance(outcome, DataError))]
+    _check_share(left_out, len(good), config)
+    items = [Cached(e.id, e.label, made.content, recipe.path(e, made.content)) for e, made in good]
+    remake = Remake(tuple(good), recipe)
+    return CachedSource(items, remake, channels=config.channels, region=region, bad=left_out)
+
+
+def _silent(done: int, total: int, line: str) -> None:
+    del done, total, line
+
+
+def _make_all(entries: Sequence[Entry], recipe: Recipe, folder: Path, workers: int, report: Report) -> list[Outcome]:
+    memory = Memory(folder / "fingerprints.txt")
+    ceiling = int(recipe.config.cache_gb * 1e9)
+    outcomes: dict[int, Outcome] = {}
+    tasks: dict[int, Task] = {}
+    for i, entry in enumerate(entries):
+        known = _look(entry, recipe, memory, keep=(i + 1) * recipe.bytes_per_item <= ceiling)
+        if isinstance(known, Task):
+            tasks[i] = known
+        else:
+            outcomes[i] = known
+    used = {recipe.path(entries[i], o.content) for i, o in outcomes.items() if isinstance(o, Made)}
+    touch(used)
+    report(len(outcomes), len(entries), "")
+    for i, outcome in run(tasks, workers):
+        outcomes[i] = outcome
+        if isinstance(outcome, Made):
+            memory.remember(outcome.stamp, outcome.content)
+            used.add(recipe.path(entries[i], outcome.content))
+        if len(outcomes) % ROOM_EVERY == 0:
+            make_room(folder, used, ceiling)
+        report(len(outcomes), len(entries), str(outcome) if isinstance(outcome, DataError) else "")
+    make_room(folder, used, ceiling)
+    return [outcomes[i] for i in range(len(entries))]
+
+
+def _look(entry: Entry, recipe: Recipe, memory: Memory, *, keep: bool) -> Outcome | Task:
+    """Without reading the entry's files: is it done, not there, or yet to do?"""
+    try:
+        state = stamp(entry.files)
+    except DataError as error:
+        return error
+    content = memory.recall(state)
+    if content and done(recipe.path(entry, content), keep=keep):
+        return Made(state, content)
+    return Task(entry, recipe, content, keep)
+
+
+def _check_share(bad: Sequence[DataError], good: int, config: Volumes) -> None:
+    total = len(bad) + good
+    if total == 0:
+        raise DataError("empty", "nothing here that data can read: look at data.root and data.name", config.root)
+    if good and len(bad) <= config.max_bad * total:
+        return
+    lines = [f"  {error}" for error in bad[:LISTED]]
+    lines += [f"  and {len(bad) - LISTED} more"] * (len(bad) > LISTED)
+    remedy = "mend or remove them" + (", or raise data.max_bad to leave them out" if good else "")
+    head = f"{len(bad)} of {total} items cannot be read (data.max_bad is {config.max_bad:g}): {remedy}"
+    raise DataError("max_bad", "\n".join([head, *lines]), config.root)
+
+
+@dataclass(frozen=True)
+class Remake:
+    """Makes the i-th item of a source again, from files that must be what they were."""
+
+    made: tuple[tuple[Entry, Made], ...]
+    recipe: Recipe
+
+    def __call__(self, i: int) -> tuple[Tensor, Spacing]:
+        """As ``Recipe.make``.
+
+        Raises:
+            DataError: the files are other ones, or cannot be read any more.
+        """
+        entry, made = self.made[i]
+        if stamp(entry.files).digest != made.stamp.digest:
+            raise DataError("changed", "its files changed while the run used them: start it again", entry.id)
+        return self.recipe.make(entry)
