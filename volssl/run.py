@@ -104,9 +104,10 @@ def claim(folder: Path, run: Run) -> Path:
         if changed := configuration.differences(configuration.load(written), run):
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
-    elif folder.is_dir() and not written.is_file():
-        if other := sorted(p.name for p in folder.iterdir() if p.name != "lock"):
-            raise ConfigError(f"output: {folder} holds {other[0]} and no run: give a new or empty folder")
+        return folder
+    held = [] if written.is_file() or not folder.is_dir() else sorted(p.name for p in folder.iterdir())
+    if other := [name for name in held if name != "lock"]:
+        raise ConfigError(f"output: {folder} holds {other[0]} and no run: give a new or empty folder")
     return folder
 
 
