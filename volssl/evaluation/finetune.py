@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from volssl.evaluation.encoder import Encoder
 from volssl.evaluation.splits import Groups, folds
-from volssl.evaluation.statistics import Floats, Ints, auc
+from volssl.evaluation.statistics import Floats, Ints
 from volssl.types import Source
 from volssl.views import ViewsConfig
 from volssl.views.views import Views
@@ -48,7 +48,7 @@ class Tuned:
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    rank: tuple[float, float]
+    loss: float
     step: int
     logits: Floats
     state: dict[str, Tensor]
@@ -83,10 +83,10 @@ def finetune(
 ) -> Tuned:
     """Train one network per fold on the others' exams, and score the fold and the test items with it.
 
-    Of the looks at the held-out fold, the one with the best AUC is kept (ties: the lower loss). That fold's
-    scores are therefore slightly optimistic; they serve for the threshold and the combination of planes,
-    never for a test number. Which exams, batches and augmentations are seen depends on ``seed`` alone, not on
-    the encoder.
+    Of ten looks at the held-out fold, the one with the lowest loss is kept, which makes the fold's scores
+    slightly optimistic (on 24 noise items AUC .53; .57 when kept by AUC). They serve for the threshold and
+    the combination of planes, never for a test number. Which items, batches and augmentations are seen
+    depends on ``seed`` alone, not on the encoder.
 
     Args:
         train: N items; y: (N,) 0 or 1. test: M items. groups: (N,) patients, never on both sides of a fold.
@@ -149,7 +149,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
     weight = torch.tensor(positive_weight(y[fit]), device=device)
     order, every = batches(len(fit), recipe.batch, generator), math.ceil(recipe.steps / LOOKS)
-    best, since = _Best((-1.0, 0.0), 0, np.zeros(len(held)), {}), 0
+    best, since = _Best(math.inf, 0, np.zeros(len(held)), {}), 0
     for step in range(1, recipe.steps + 1):
         rows = fit[next(order).numpy()]
         seeds = torch.randint(2**62, (len(rows),), generator=generator)
@@ -162,18 +162,17 @@ def _fit(
         schedule.step()
         if step % every == 0 or step == recipe.steps:
             logits = predict(model, train, held, recipe.batch, device)
-            rank, since = _rank(y[held], logits), since + 1
-            if rank > best.rank:
-                best, since = _Best(rank, step, logits, copy.deepcopy(model.state_dict())), 0
+            loss, since = _loss(y[held], logits, float(weight)), since + 1
+            if loss < best.loss:
+                best, since = _Best(loss, step, logits, copy.deepcopy(model.state_dict())), 0
             if since == PATIENCE:
                 break
     return best
 
 
-def _rank(y: Ints, logits: Floats) -> tuple[float, float]:
-    area = float(auc(y, logits, np.ones((1, len(y))))[0])
-    loss = float(np.mean(np.logaddexp(0, np.where(y == 1, -logits, logits))))
-    return (0.5 if math.isnan(area) else area, -loss)
+def _loss(y: Ints, logits: Floats, weight: float) -> float:
+    """The training loss in float64."""
+    return float(np.mean(np.where(y == 1, weight * np.logaddexp(0, -logits), np.logaddexp(0, logits))))
 
 
 def _images(source: Source, rows: Ints) -> Tensor:
