@@ -27,7 +27,7 @@ def linear(source: int, target: int, centre: float = 0.0, extent: float = 1.0) -
     position = np.round((centre + extent * u + 1.0) * source / 2.0 - 0.5, 9).clip(0, source - 1)
     lower = np.floor(position).astype(np.int64)
     weight = position - lower
-    return _gather(lower, 1.0 - weight, source) + _gather(np.minimum(lower + 1, source - 1), weight, source)
+    return _pick(lower, 1.0 - weight, source) + _pick(np.minimum(lower + 1, source - 1), weight, source)
 
 
 def gaussian(length: int, sigma: float) -> Matrix | None:
@@ -38,10 +38,14 @@ def gaussian(length: int, sigma: float) -> Matrix | None:
     if sigma == 0.0:
         return None
     radius = int(TRUNCATE * sigma + 0.5)
-    taps = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * (taps / sigma) ** 2)
-    columns = (np.arange(length)[:, None] + taps).clip(0, length - 1)
-    return _gather(columns, np.broadcast_to(weights / weights.sum(), columns.shape), length)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    margin = np.zeros(length - 1)
+    line = np.concatenate([margin, weights / weights.sum(), margin])
+    band = np.lib.stride_tricks.sliding_window_view(line, length + 2 * radius)[::-1]
+    matrix = band[:, radius : radius + length].copy()
+    matrix[:, 0] += band[:, :radius].sum(axis=1)
+    matrix[:, -1] += band[:, radius + length :].sum(axis=1)
+    return matrix
 
 
 def low_resolution(length: int, factor: float) -> Matrix | None:
@@ -87,16 +91,17 @@ def along(x: Tensor, matrices: Sequence[Matrix | None], axis: int) -> Tensor:
 
 
 def _multiply(matrix: Matrix, x: Tensor, axis: int, out: Tensor) -> None:
-    """out = matrix applied along one axis of the contiguous x, rows by rows where the matrix is a band."""
+    """out = matrix applied along one axis of x, some rows at a time: of a band they read few columns."""
     length, source = matrix.shape
     rows = BAND_ROWS if x.device.type == "cpu" else length
     weights = torch.from_numpy(matrix).to(x)
-    x = x.view(-1, source) if axis == x.ndim - 1 else x.flatten(0, axis - 1).flatten(2)
+    x = x.reshape(-1, source) if axis == x.ndim - 1 else x.flatten(0, axis - 1).flatten(2)
     out = out.view(-1, length) if x.ndim == 2 else out.view(len(x), length, -1)
-    for first in range(0, length, rows):
+    firsts = range(0, length, rows)
+    read = np.logical_or.reduceat(matrix != 0, firsts, axis=0)
+    starts, stops = read.argmax(1).tolist(), (source - read[:, ::-1].argmax(1)).tolist()
+    for first, start, stop in zip(firsts, starts, stops, strict=True):
         last = min(first + rows, length)
-        read = np.flatnonzero(matrix[first:last].any(0))
-        start, stop = int(read[0]), int(read[-1]) + 1
         part = weights[first:last, start:stop]
         if x.ndim == 2:
             torch.mm(x[:, start:stop], part.T, out=out[:, first:last])
@@ -104,8 +109,8 @@ def _multiply(matrix: Matrix, x: Tensor, axis: int, out: Tensor) -> None:
             torch.bmm(part.expand(len(x), *part.shape), x[:, start:stop], out=out[:, first:last])
 
 
-def _gather(columns: npt.NDArray[np.int64], weights: Matrix, source: int) -> Matrix:
-    """(rows, source) from the columns, (rows,) or (rows, taps), that each row reads; repeats add up."""
-    rows = len(columns)
-    cells = (np.arange(rows).reshape(-1, *(1,) * (columns.ndim - 1)) * source + columns).ravel()
-    return np.bincount(cells, weights.ravel(), rows * source).astype(np.float64).reshape(rows, source)
+def _pick(columns: npt.NDArray[np.int64], weights: Matrix, source: int) -> Matrix:
+    """(rows, source): each row has one weight, in the column that it reads."""
+    matrix = np.zeros((len(columns), source))
+    matrix[np.arange(len(columns)), columns] = weights
+    return matrix

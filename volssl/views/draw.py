@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,7 @@ class _Uniforms:
 
     def take(self, *shape: int) -> Array:
         """(B, *shape)."""
-        count = int(np.prod(shape))
+        count = prod(shape)
         part = self.numbers[:, self.at : self.at + count]
         self.at += count
         return part.reshape(-1, *shape)

@@ -46,15 +46,18 @@ def _kinds(p: Parameters, region: tuple[int, ...], size: tuple[int, ...]) -> npt
 
 
 def _resample(x: Tensor, p: Parameters, size: tuple[int, ...], kind: int) -> Tensor:
-    source, region = x, tuple(x.shape[2:])
-    before = [[gaussian(n, float(s)) for s in p.smooth[:, axis]] for axis, n in enumerate(region)]
-    after = [_resolution(n, p.coarse[:, axis], p.blur[:, axis]) for axis, n in enumerate(size)]
+    region, source = tuple(x.shape[2:]), x
+    before = [[gaussian(n, sigma) for sigma in row] for n, row in zip(region, p.smooth.T.tolist(), strict=True)]
+    after = [
+        [product(gaussian(n, sigma), low_resolution(n, factor)) for factor, sigma in zip(*rows, strict=True)]
+        for n, *rows in zip(size, p.coarse.T.tolist(), p.blur.T.tolist(), strict=True)
+    ]
     if kind != _GENERAL and len(size) == 3:
-        resize = [
-            linear(region[0], size[0], float(c), float(m[0, 0])) for c, m in zip(p.centre[:, 0], p.matrix, strict=True)
-        ]
+        windows = zip(p.centre[:, 0].tolist(), p.matrix[:, 0, 0].tolist(), strict=True)
+        resize = [linear(region[0], size[0], centre, extent) for centre, extent in windows]
         after[0] = [product(*steps) for steps in zip(after[0], resize, before[0], strict=True)]
         before[0] = [None] * len(p)
+        x, after[0] = _slices_read(x, after[0])
     for axis, matrices in enumerate(before, 2):
         x = along(x, matrices, axis)
     if kind == _GENERAL:
@@ -67,34 +70,38 @@ def _resample(x: Tensor, p: Parameters, size: tuple[int, ...], kind: int) -> Ten
     return x.clone() if x is source else x
 
 
-def _resolution(n: int, coarse: Tensor, blur: Tensor) -> list[Matrix | None]:
-    """Per sample, low resolution and then blur along an axis of n voxels, in one matrix."""
-    return [
-        product(gaussian(n, float(sigma)), low_resolution(n, float(factor)))
-        for factor, sigma in zip(coarse, blur, strict=True)
-    ]
+def _slices_read(x: Tensor, matrices: list[Matrix | None]) -> tuple[Tensor, list[Matrix | None]]:
+    """x and the matrices through its slices without the slices that no sample's matrix reads."""
+    if any(matrix is None for matrix in matrices):
+        return x, matrices
+    given = [matrix for matrix in matrices if matrix is not None]
+    read = np.flatnonzero(np.any([matrix.any(0) for matrix in given], axis=0))
+    window = slice(int(read[0]), int(read[-1]) + 1)
+    return x[:, :, window], [matrix[:, window] for matrix in given]
 
 
 def _sample(x: Tensor, matrix: Tensor, centre: Tensor, size: tuple[int, ...]) -> Tensor:
     """``grid_sample`` of x (B, C, *region) at the affine's points: (B, C, *size)."""
-    points = grid(matrix.to(x), centre.to(x), size)
+    points = grid(matrix, centre, size, x.device)
     return F.grid_sample(x, points, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def grid(matrix: Tensor, centre: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(B, *size, n): where each voxel of the view lies in the region, last axis first for ``grid_sample``.
+def grid(matrix: Tensor, centre: Tensor, size: tuple[int, ...], device: torch.device) -> Tensor:
+    """(B, *size, n) float32: where each voxel of the view lies in the region, last axis first for ``grid_sample``.
 
-    As ``affine_grid(align_corners=False)``, but by broadcast sums: a sixth of the time in 3D.
+    As ``affine_grid(align_corners=False)``, but by broadcast sums and one coordinate after the other in memory,
+    which takes a hundredth of the time in 3D and is what ``grid_sample`` reads fastest.
 
     Args:
-        matrix: (B, n, n). centre: (B, n). Axes in the order of the image's.
+        matrix: (B, n, n). centre: (B, n). On the CPU, axes in the order of the image's.
     """
     n = len(size)
-    points = centre.flip(1).view(-1, *(1,) * n, n)
-    for axis in reversed(range(n)):
-        voxels = torch.arange(size[axis], dtype=matrix.dtype, device=matrix.device)
-        u = (2.0 * voxels + 1.0) / size[axis] - 1.0
-        step = u[:, None] * matrix[:, :, axis].flip(1)[:, None, :]
-        shape = (len(matrix), *(size[axis] if a == axis else 1 for a in range(n)), n)
-        points = points + step.view(shape)
-    return points
+    start, columns = centre.numpy()[:, ::-1, None], matrix.numpy()[:, ::-1, :, None]
+    points: Tensor | None = None
+    for axis, edge in enumerate(size):
+        u = (2.0 * np.arange(edge) + 1.0) / edge - 1.0
+        step = torch.from_numpy(start + columns[:, :, axis] * u).to(device, torch.float32)
+        step = step.view(-1, n, *(edge if a == axis else 1 for a in range(n)))
+        points, start = step if points is None else points + step, np.zeros(1)
+    assert points is not None
+    return points.movedim(1, -1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.polynomial import legendre
 from torch import Tensor
@@ -23,23 +24,29 @@ def apply_intensity(x: Tensor, p: Parameters) -> None:
     Tissue first (bands, curve, gamma, contrast and brightness), then the coil (bias), the receiver (noise)
     and what is missing (boxes). Minimum, maximum and mean are each channel's own.
     """
-    _where(x, p, (p.bands != 1).any(1), lambda x, p: energy_bands(x, p.bands))
-    identity = torch.linspace(0, 1, p.curve.shape[1])
-    _where(x, p, (p.curve != identity).any(1), lambda x, p: shift_histogram(x, p.curve))
-    _where(x, p, p.gamma != 1, lambda x, p: adjust_gamma(x, p.gamma))
-    moved = (p.contrast != 1) | (p.brightness != 0)
+    straight = np.linspace(0.0, 1.0, p.curve.shape[1], dtype=np.float32)
+    moved = _differs(p.contrast, 1.0) | _differs(p.brightness, 0.0)
+    _where(x, p, _differs(p.bands, 1.0), lambda x, p: energy_bands(x, p.bands))
+    _where(x, p, _differs(p.curve, straight), lambda x, p: shift_histogram(x, p.curve))
+    _where(x, p, _differs(p.gamma, 1.0), lambda x, p: adjust_gamma(x, p.gamma))
     _where(x, p, moved, lambda x, p: adjust_contrast(x, p.contrast, p.brightness))
-    _where(x, p, p.bias.flatten(1).any(1), lambda x, p: multiply_bias(x, p.bias))
-    _where(x, p, p.noise != 0, lambda x, p: add_noise(x, p.noise, p.noise_seed.tolist()))
-    _where(x, p, (p.boxes[..., 0] != p.boxes[..., 1]).flatten(1).any(1), lambda x, p: drop_boxes(x, p.boxes))
+    _where(x, p, _differs(p.bias, 0.0), lambda x, p: multiply_bias(x, p.bias))
+    _where(x, p, _differs(p.noise, 0.0), lambda x, p: add_noise(x, p.noise, p.noise_seed.tolist()))
+    _where(x, p, _differs(p.boxes[..., 1] - p.boxes[..., 0], 0.0), lambda x, p: drop_boxes(x, p.boxes))
 
 
-def _where(x: Tensor, p: Parameters, active: Tensor, change: Change) -> None:
+def _differs(values: Tensor, identity: float | npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """(B,): the samples whose setting is not the identity."""
+    different: npt.NDArray[np.bool_] = (values.numpy() != identity).reshape(len(values), -1).any(axis=1)
+    return different
+
+
+def _where(x: Tensor, p: Parameters, active: npt.NDArray[np.bool_], change: Change) -> None:
     """Change the active samples only: an inactive one keeps its bits whoever its neighbours are."""
     if active.all():
         change(x, p)
     elif active.any():
-        rows = active.nonzero().squeeze(1)
+        rows = torch.from_numpy(np.flatnonzero(active))
         at = rows.to(x.device)
         part = x[at]
         change(part, p[rows])
@@ -80,7 +87,7 @@ def shift_histogram(x: Tensor, curve: Tensor) -> None:
     for i in range(1, steps):
         bend = _per_sample(slopes[:, i] - slopes[:, i - 1], x)
         y.addcmul_((x - i / steps).clamp_(min=0.0), bend)
-    torch.addcmul(low, y, span, out=x)
+    torch.mul(y, span, out=x).add_(low)
 
 
 def adjust_gamma(x: Tensor, gamma: Tensor) -> None:
@@ -90,8 +97,7 @@ def adjust_gamma(x: Tensor, gamma: Tensor) -> None:
         gamma: (B,).
     """
     low, span = _bounds(x)
-    x.sub_(low).div_(span + _TINY).pow_(_per_sample(gamma.to(x), x))
-    torch.addcmul(low, x, span, out=x)
+    x.sub_(low).div_(span + _TINY).pow_(_per_sample(gamma.to(x), x)).mul_(span).add_(low)
 
 
 def adjust_contrast(x: Tensor, contrast: Tensor, brightness: Tensor) -> None:
@@ -104,7 +110,7 @@ def adjust_contrast(x: Tensor, contrast: Tensor, brightness: Tensor) -> None:
     # One mean per sample: a reduction over a batch may sum in another order for another batch.
     mean = torch.stack([sample.flatten(1).mean(1) for sample in x]).view(*x.shape[:2], *(1,) * (x.ndim - 2))
     shift = mean * (1.0 - factor) + _per_sample(brightness.to(x), x)
-    torch.addcmul(shift, x, factor, out=x)
+    x.mul_(factor).add_(shift)
 
 
 def multiply_bias(x: Tensor, coefficients: Tensor) -> None:
