@@ -69,14 +69,14 @@ class Encoder(nn.Module):
         with TemporaryDirectory() as cache:
             source = self.card.source(str(path), cache).build(self.card.region)
             if len(source) != 1:
-                raise DataError("several", f"holds {len(source)} items: give the path of one", str(path))
+                raise DataError("not_one_volume", f"holds {len(source)} items: give the path of one", str(path))
             return source[0].image
 
     def _from_array(self, array: NDArray[np.generic]) -> Tensor:
         data = self.card.data
         if data.spacing is not None or data.orientation is not None:
             raise DataError(
-                "geometry",
+                "no_geometry",
                 "an array has no millimetres or orientation, which this encoder wants: give a file",
             )
         volume = torch.from_numpy(array.astype(np.float32))
