@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -178,10 +177,6 @@ class ViewsConfig(Schema):
             f"{list(need)} is larger than data.region {list(region)} in {' and '.join(large)}: "
             f"use at most {list(map(min, need, region))}, or data.region {list(map(max, need, region))}"
         )
-
-    def voxels(self) -> int:
-        """Voxels of all views of one item."""
-        return sum(math.prod(recipe.size) for recipe in self.recipes().values())
 
     def build(self) -> Views:
         """What makes the views."""

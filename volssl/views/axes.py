@@ -41,7 +41,8 @@ def gaussian(length: int, sigma: float) -> Matrix | None:
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     margin = np.zeros(length - 1)
     line = np.concatenate([margin, weights / weights.sum(), margin])
-    band = np.lib.stride_tricks.sliding_window_view(line, length + 2 * radius)[::-1]
+    step = line.itemsize
+    band = np.lib.stride_tricks.as_strided(line[length - 1 :], (length, length + 2 * radius), (-step, step))
     matrix = band[:, radius : radius + length].copy()
     matrix[:, 0] += band[:, :radius].sum(axis=1)
     matrix[:, -1] += band[:, radius + length :].sum(axis=1)

@@ -32,18 +32,16 @@ class Views:
         Returns:
             name -> (B, C, *size).
         """
-        views: Tensors = {}
-        region = tuple(images.shape[2:])
-        drawn = {
-            name: draw(recipe, seeds.tolist(), number, region)
-            for number, (name, recipe) in enumerate(self.recipes.items())
+        keys, region = seeds.tolist(), tuple(images.shape[2:])
+        recipes = list(self.recipes.items())
+        drawn = [draw(recipe, keys, number, region) for number, (_, recipe) in enumerate(recipes)]
+        views: Tensors = {
+            name: images.new_empty((*images.shape[:2], *recipe.size), dtype=dtype) for name, recipe in recipes
         }
-        for name, recipe in self.recipes.items():
-            views[name] = images.new_empty((*images.shape[:2], *recipe.size), dtype=dtype)
         for part in _parts(images):
             source = images[part].float()
-            for name, recipe in self.recipes.items():
-                views[name][part] = apply(source, drawn[name][part], recipe.size)
+            for (name, recipe), parameters in zip(recipes, drawn, strict=True):
+                views[name][part] = apply(source, parameters[part], recipe.size)
         return views
 
 
