@@ -118,3 +118,21 @@ def test_instance_norm_fits_the_dimensions(torchs: type[nn.Module], instance: ty
     replace_norm(net, "instance")
     (norm,) = (m for m in net.modules() if isinstance(m, instance))
     assert [p.shape for p in norm.parameters()] == [(8,), (8,)]
+
+
+def test_statistics_are_recorded_in_a_compiled_graph() -> None:
+    """Whole graphs, no breaks: without gradient, first group of a step, further groups."""
+    plain, compiled = BatchNorm(3), BatchNorm(3)
+    for norm in (plain, compiled):
+        defer_statistics(norm)
+    compiled.compile(backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        for seed in range(3):
+            x = images((6, 3, 5), seed).float()
+            with torch.no_grad():
+                assert torch.equal(compiled(x), plain(x))
+            assert torch.equal(compiled(x), plain(x))
+        commit_statistics(plain)
+        commit_statistics(compiled)
+    torch.testing.assert_close(dict(compiled.state_dict()), dict(plain.state_dict()), rtol=0, atol=0)
+    assert plain.num_batches_tracked == torch.tensor(2)
