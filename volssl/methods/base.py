@@ -28,7 +28,7 @@ class Method(nn.Module, ABC):
     @property
     @abstractmethod
     def encoders(self) -> dict[str, nn.Module]:
-        """What is kept at the end, by name. A copy that is trained by itself wants ``defer_statistics(copy, False)``."""
+        """What is kept at the end, by name. A copy trained by itself wants ``defer_statistics(copy, False)``."""
 
     @abstractmethod
     def encode(self, batch: Batch) -> Tensors:
