@@ -192,7 +192,8 @@ def _during(
 
 
 def _with_data(wanted: ACLTearConfig, run: Run) -> ACLTearConfig:
-    """The evaluation with its data named: the run's own cohort where it names none."""
+    """The evaluation with its data named, the run's own cohort where it names none, and the run's cache."""
+    wanted = wanted.model_copy(update={"cache": run.data.cache, "workers": run.loop.workers})
     if wanted.data is not None:
         return wanted
     root = Path(run.data.root)

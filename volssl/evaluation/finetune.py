@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from volssl.evaluation.encoder import Encoder
 from volssl.evaluation.splits import Groups, folds
 from volssl.evaluation.statistics import Floats, Ints
+from volssl.models.norm import defer_statistics
 from volssl.types import Source
 from volssl.views import ViewsConfig
 from volssl.views.views import Views
@@ -60,6 +61,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
+        defer_statistics(self.encoder, False)  # a method's encoder moves its statistics by hand, this loop does not
         self.head = nn.Linear(encoder.width, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
