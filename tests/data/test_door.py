@@ -254,7 +254,7 @@ def test_real_folders(shared_data: Path) -> None:
 def test_every_reason_code_is_explained() -> None:
     """The codes in the source are the rows of the table in docs/data.md, no more and no fewer."""
     repository = Path(__file__).resolve().parents[2]
-    source = "".join(path.read_text() for path in (repository / "volssl" / "data").glob("*.py"))
+    source = "".join(path.read_text() for path in (repository / "volssl").rglob("*.py"))
     used = set(re.findall(r'(?:DataError|guard)\(\s*"([a-z_0-9]+)"', source))
     explained = set(re.findall(r"^\| `([a-z_0-9]+)` \| [^|]+ \|$", (repository / "docs" / "data.md").read_text(), re.M))
     assert len(used) > 40
