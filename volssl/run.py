@@ -38,11 +38,31 @@ def train(run: Run) -> None:
     Raises:
         UserError: the output belongs to something else, the data cannot be read, or the run cannot go on.
     """
+    group = Group.from_environment(_device(run.loop.device))
+    try:
+        _train(run, group, Console(highlight=False))
+    finally:
+        group.close()
+
+
+def acl_tear(encoder: Path, config: ACLTearConfig, out: Path) -> None:
+    """Evaluate a saved encoder on MRNet's layout and write the results to ``out``."""
     console = Console(highlight=False)
-    folder = Path(run.output)
-    device = _device(run.loop.device)
-    group = Group.from_environment(device)
-    first = group.rank == 0
+    _acl_tear({"pre-trained": load_encoder(encoder, _device("auto"))}, config, out, console)
+
+
+def make_phantom(out: Path, *, train: int, valid: int, pixels: int, seed: int, workers: int) -> None:
+    """Write the synthetic knee cohort, with a progress bar."""
+    from volssl.data.phantom import generate
+
+    console = Console(highlight=False)
+    with _progress(console, "making SYNTHETIC knees") as report:
+        generate(out, train=train, valid=valid, pixels=pixels, seed=seed, workers=workers, report=report)
+    console.print(f"{out}: a SYNTHETIC knee cohort in MRNet's layout, {train} training and {valid} validation exams")
+
+
+def _train(run: Run, group: Group, console: Console) -> None:
+    folder, first = Path(run.output), group.rank == 0
     with lock(claim(folder, run)) if first else nullcontext():
         if first:
             _write_config(folder / CONFIG, run)
@@ -65,22 +85,6 @@ def train(run: Run) -> None:
             encoders = _save(method, run, source, folder)
             for wanted in run.evaluate:
                 _acl_tear(encoders, _with_data(wanted, run), folder / wanted.name, console)
-
-
-def acl_tear(encoder: Path, config: ACLTearConfig, out: Path) -> None:
-    """Evaluate a saved encoder on MRNet's layout and write the results to ``out``."""
-    console = Console(highlight=False)
-    _acl_tear({"pre-trained": load_encoder(encoder, _device("auto"))}, config, out, console)
-
-
-def make_phantom(out: Path, *, train: int, valid: int, pixels: int, seed: int, workers: int) -> None:
-    """Write the synthetic knee cohort, with a progress bar."""
-    from volssl.data.phantom import generate
-
-    console = Console(highlight=False)
-    with _progress(console, "making SYNTHETIC knees") as report:
-        generate(out, train=train, valid=valid, pixels=pixels, seed=seed, workers=workers, report=report)
-    console.print(f"{out}: a SYNTHETIC knee cohort in MRNet's layout, {train} training and {valid} validation exams")
 
 
 def build_method(run: Run) -> Method:
