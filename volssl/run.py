@@ -79,12 +79,12 @@ def _train(run: Run, group: Group, console: Console) -> None:
             group=group,
             console=console,
             meta={"config": run.model_dump(mode="json")},
-            evaluations=_evaluations(run, source, folder, console),
+            evaluations=_evaluations(run, source, console),
         )
         if first:
             encoders = _save(method, run, source, folder)
-            for wanted in run.evaluate:
-                _acl_tear(encoders, _with_data(wanted, run), folder / wanted.name, console)
+            for wanted, out in _wanted(run):
+                _acl_tear(encoders, wanted, out, console)
 
 
 def build_method(run: Run) -> Method:
@@ -179,20 +179,26 @@ def _save(method: Method, run: Run, source: CachedSource, folder: Path) -> dict[
     return {"pre-trained" if alone else name: Encoder(network, card) for name, network in encoders.items()}
 
 
-def _evaluations(run: Run, source: CachedSource, folder: Path, console: Console) -> list[Evaluation]:
+def _wanted(run: Run) -> list[tuple[ACLTearConfig, Path]]:
+    """Every evaluation and the folder of its results: its name, numbered from the second of a name on."""
+    names = [wanted.name for wanted in run.evaluate]
+    count = [names[:i].count(name) for i, name in enumerate(names)]
+    folders = [name if n == 0 else f"{name}-{n + 1}" for name, n in zip(names, count, strict=True)]
+    return [(_with_data(w, run), Path(run.output) / f) for w, f in zip(run.evaluate, folders, strict=True)]
+
+
+def _evaluations(run: Run, source: CachedSource, console: Console) -> list[Evaluation]:
     """What runs every so many steps: its scores go into the metrics, its tables into a folder per step."""
-    return [(wanted.every, _during(run, wanted, source, folder, console)) for wanted in run.evaluate if wanted.every]
 
+    def during(wanted: ACLTearConfig, out: Path) -> Callable[[Method, int], dict[str, float]]:
+        def evaluate(method: Method, step: int) -> dict[str, float]:
+            card = _card(run, source, step)
+            encoders = {name: Encoder(network, card) for name, network in method.encoders.items()}
+            return _acl_tear(encoders, wanted, out / f"step-{step}", console)
 
-def _during(
-    run: Run, wanted: ACLTearConfig, source: CachedSource, folder: Path, console: Console
-) -> Callable[[Method, int], dict[str, float]]:
-    def evaluate(method: Method, step: int) -> dict[str, float]:
-        card = _card(run, source, step)
-        encoders = {name: Encoder(network, card) for name, network in method.encoders.items()}
-        return _acl_tear(encoders, _with_data(wanted, run), folder / wanted.name / f"step-{step}", console)
+        return evaluate
 
-    return evaluate
+    return [(wanted.every, during(wanted, out)) for wanted, out in _wanted(run) if wanted.every]
 
 
 def _with_data(wanted: ACLTearConfig, run: Run) -> ACLTearConfig:
