@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from volssl.engine import LoopConfig, SGDConfig
 from volssl.engine.distributed import Group
-from volssl.engine.loop import Trainer
+from volssl.engine.trainer import Trainer
 from volssl.engine.optim import build_optimizer
 from volssl.methods import BYOLConfig
 from volssl.models import ResNetConfig
@@ -140,7 +140,7 @@ class Plain:
             online_one, online_two = self.predictor(self.student(one)), self.predictor(self.student(two))
             similarity = nn.functional.cosine_similarity
             loss = 4 - 2 * (similarity(online_one, target_two) + similarity(online_two, target_one)).mean()
-            (loss * len(one) / len(a)).backward()
+            torch.autograd.backward(loss * len(one) / len(a))
         self.optimizer.step()
         with torch.no_grad():
             for slow, fast in zip(self.teacher.parameters(), self.student.parameters(), strict=True):

@@ -40,7 +40,9 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_two_steps_and_an_encoder(name: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_and_an_encoder(
+    name: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, items, channels = SETS[name]
     monkeypatch.chdir(tmp_path)
     Path("base.yaml").write_text(BASE)

@@ -66,9 +66,7 @@ def slow_distillation(student: Array, teacher: Array, centre: Array, hot: float,
             if s == t:
                 continue
             rows = [
-                -sum(
-                    slow_softmax((teacher[t, b] - centre) / cold) * np.log(slow_softmax(student[s, b] / hot))
-                )
+                -sum(slow_softmax((teacher[t, b] - centre) / cold) * np.log(slow_softmax(student[s, b] / hot)))
                 for b in range(student.shape[1])
             ]
             terms.append(np.mean(rows))
@@ -306,10 +304,6 @@ def test_codes_of_gathered_chunks_are_those_of_the_whole_and_codes_per_chunk_are
     features, prototypes = numbers(21, 8, 6), numbers(22, 6, 3)
     whole = sinkhorn(scores=features @ prototypes, epsilon=0.5, iterations=3)
     gathered = torch.cat([part @ prototypes for part in torch.split(features, chunk)])
-    torch.testing.assert_close(
-        sinkhorn(scores=gathered, epsilon=0.5, iterations=3), whole, rtol=0, atol=1e-12
-    )
-    per_chunk = [
-        sinkhorn(scores=p @ prototypes, epsilon=0.5, iterations=3) for p in torch.split(features, chunk)
-    ]
+    torch.testing.assert_close(sinkhorn(scores=gathered, epsilon=0.5, iterations=3), whole, rtol=0, atol=1e-12)
+    per_chunk = [sinkhorn(scores=p @ prototypes, epsilon=0.5, iterations=3) for p in torch.split(features, chunk)]
     assert (torch.cat(per_chunk) - whole).abs().max() > 0.1

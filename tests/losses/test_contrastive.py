@@ -146,9 +146,7 @@ def test_scale_rotation_and_order_do_not_matter_but_pairing_does(fast: Fast) -> 
 
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_finite_at_a_hundredth_for_identical_opposite_and_zero_embeddings(
-    fast: Fast, dtype: torch.dtype
-) -> None:
+def test_finite_at_a_hundredth_for_identical_opposite_and_zero_embeddings(fast: Fast, dtype: torch.dtype) -> None:
     same = torch.ones(4, 3, dtype=dtype)
     for a, b in ((same, same), (same, -same), (same, 0 * same)):
         a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
@@ -181,18 +179,14 @@ def gradient_of(loss: Tensor, weight: Tensor) -> Tensor:
 
 @BOTH
 @pytest.mark.parametrize("chunk", [1, 2, 4])
-def test_gathered_chunks_have_the_gradient_of_the_whole_and_averaged_chunks_do_not(
-    fast: Fast, chunk: int
-) -> None:
+def test_gathered_chunks_have_the_gradient_of_the_whole_and_averaged_chunks_do_not(fast: Fast, chunk: int) -> None:
     """The step's way: loss on the gathered embeddings, then each chunk with its share of the gradient."""
     x, y = embeddings(6, batch=8)
     weight = embeddings(7, batch=5)[0].requires_grad_()
     whole = gradient_of(fast(encode(x, weight), encode(y, weight), 0.2), weight)
 
     parts = list(zip(torch.split(x, chunk), torch.split(y, chunk), strict=True))
-    gathered = [
-        torch.cat([encode(p[view], weight) for p in parts]).detach().requires_grad_() for view in (0, 1)
-    ]
+    gathered = [torch.cat([encode(p[view], weight) for p in parts]).detach().requires_grad_() for view in (0, 1)]
     cached = torch.autograd.grad(fast(gathered[0], gathered[1], 0.2), gathered)
     chunked = torch.zeros_like(whole)
     for i, part in enumerate(parts):

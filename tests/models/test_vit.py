@@ -115,8 +115,7 @@ def test_dino_vit_s16_fits_key_by_key_and_computes_the_same() -> None:
     shapes = dino_vit_s16_shapes()
     generator = torch.Generator().manual_seed(0)
     state = {
-        name: 0.05 * torch.randn(*shape, generator=generator, dtype=torch.float64)
-        for name, shape in shapes.items()
+        name: 0.05 * torch.randn(*shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()
     }
     for name in state:
         if "norm" in name and name.endswith("weight"):
@@ -167,9 +166,7 @@ def test_a_batch_is_the_sum_of_its_parts_and_a_call_changes_nothing(config: ViTC
     network, x = make(config), images(4, 3, 2, *config.size)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     parts = [network(part) for part in torch.split(x, 1)]
-    joined = Features(
-        torch.cat([p.tokens for p in parts]), parts[0].grid, torch.cat([p.pooled for p in parts])
-    )
+    joined = Features(torch.cat([p.tokens for p in parts]), parts[0].grid, torch.cat([p.pooled for p in parts]))
     assert_same(network(x), joined)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     twin = make(config, seed=1)
@@ -199,9 +196,7 @@ def test_half_precision_and_autocast_run_at_another_size(dtype: torch.dtype) -> 
 # Views of other sizes
 
 
-@pytest.mark.parametrize(
-    ("config", "size", "mode"), [(PLANE, (8, 28), "bicubic"), (VOLUME, (10, 8, 16), "trilinear")]
-)
+@pytest.mark.parametrize(("config", "size", "mode"), [(PLANE, (8, 28), "bicubic"), (VOLUME, (10, 8, 16), "trilinear")])
 def test_positions_are_interpolated(config: ViTConfig, size: tuple[int, ...], mode: str) -> None:
     network, grid = make(config), config.grid(size)
     learned = network.pos_embed[:, 1:].reshape(1, *config.grid(config.size), -1).movedim(-1, 1)
@@ -228,9 +223,7 @@ def test_one_position_everywhere_stays_that_position() -> None:
 def test_keeping_all_is_keeping_none_back_and_order_is_only_order(config: ViTConfig) -> None:
     network, x = make(config), images(7, 2, 2, *config.size)
     count = math.prod(config.grid(config.size))
-    order = torch.stack(
-        [torch.randperm(count, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    )
+    order = torch.stack([torch.randperm(count, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)])
     whole, shuffled = network(x), network(x, keep=order)
     expected = torch.stack([tokens[rows] for tokens, rows in zip(whole.tokens, order, strict=True)])
     assert_same(shuffled, Features(expected, (count,), whole.pooled))
@@ -243,9 +236,7 @@ def test_a_patch_that_is_left_out_changes_nothing_and_one_that_is_kept_does(conf
     features = network(x, keep=keep)
     assert features.tokens.shape == (2, 3, config.width)
     assert features.grid == (3,)
-    corner = tuple(
-        slice(0, p) for p in config.patch
-    )  # patch 0: left out of the first image, kept in the second
+    corner = tuple(slice(0, p) for p in config.patch)  # patch 0: left out of the first image, kept in the second
     changed = x.clone()
     changed[(slice(None), slice(None), *corner)] += 1.0
     other = network(changed, keep=keep)

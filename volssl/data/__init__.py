@@ -104,9 +104,7 @@ class Volumes(Schema):
             raise ValueError(f"fit needs one word, or {self.dims} (slices, rows, columns), not {len(self.fit)}")
         code = self.orientation
         if code is not None and (len(code) != self.dims or not all(set(code) & axis for axis in AXES)):
-            raise ValueError(
-                f"orientation {code!r} needs one letter of each of R/L, A/P and S/I, such as SPL"
-            )
+            raise ValueError(f"orientation {code!r} needs one letter of each of R/L, A/P and S/I, such as SPL")
         return self
 
 
@@ -135,9 +133,7 @@ class VolumeConfig(Volumes):
         if self.sequences_as == "channels" and not self.sequences:
             raise ValueError("sequences_as: channels needs sequences, one pattern per channel")
         if self.sequences_as == "channels" and not isinstance(self.time, int):
-            raise ValueError(
-                f"time: {self.time} does not go with sequences_as: channels; time must be an index"
-            )
+            raise ValueError(f"time: {self.time} does not go with sequences_as: channels; time must be an index")
         return self
 
     @property
@@ -168,9 +164,7 @@ class StackConfig(Volumes):
     @model_validator(mode="after")
     def _no_geometry(self) -> Self:
         if self.spacing is not None or self.orientation is not None:
-            raise ValueError(
-                "slice stacks carry no geometry: leave out spacing and orientation, use fit: resize"
-            )
+            raise ValueError("slice stacks carry no geometry: leave out spacing and orientation, use fit: resize")
         return self
 
     def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:

@@ -159,9 +159,7 @@ def _refuse_constant(image: MetaTensor, what: str) -> None:
     for i, channel in enumerate(image.as_tensor()):
         if (value := channel.flatten()[0]) == channel.max() == channel.min():
             where = f" of channel {i}" if len(image) > 1 else ""
-            raise DataError(
-                "constant", f"{what}{where} is {float(value):g}: no image, or data.intensity is wrong"
-            )
+            raise DataError("constant", f"{what}{where} is {float(value):g}: no image, or data.intensity is wrong")
 
 
 def _finite(image: Tensor) -> Tensor:

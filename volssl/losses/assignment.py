@@ -26,9 +26,7 @@ def sinkhorn(*, scores: Tensor, epsilon: float, iterations: int) -> Tensor:
         return log_codes.exp()
 
 
-def swapped_prediction(
-    *, scores: Mapping[str, Tensor], codes: Mapping[str, Tensor], temperature: float
-) -> Tensor:
+def swapped_prediction(*, scores: Mapping[str, Tensor], codes: Mapping[str, Tensor], temperature: float) -> Tensor:
     """Each view predicts the codes of the others: Caron et al. 2020 (SwAV, arXiv 2006.09882), equation 2.
 
     The cross entropy of softmax(scores / temperature) against the codes, averaged over the samples and over
@@ -68,18 +66,12 @@ def distillation(
         targets = dict(zip(teacher, rest[: len(teacher)], strict=True))
         logits = dict(zip(student, rest[len(teacher) :], strict=True))
         return _cross_entropy_between_views(
-            targets={
-                view: ((x - c) / teacher_temperature).softmax(dim=-1).detach() for view, x in targets.items()
-            },
-            log_predictions={
-                view: (x / student_temperature).log_softmax(dim=-1) for view, x in logits.items()
-            },
+            targets={view: ((x - c) / teacher_temperature).softmax(dim=-1).detach() for view, x in targets.items()},
+            log_predictions={view: (x / student_temperature).log_softmax(dim=-1) for view, x in logits.items()},
         )
 
 
-def _cross_entropy_between_views(
-    *, targets: Mapping[str, Tensor], log_predictions: Mapping[str, Tensor]
-) -> Tensor:
+def _cross_entropy_between_views(*, targets: Mapping[str, Tensor], log_predictions: Mapping[str, Tensor]) -> Tensor:
     """Mean over samples and over all ordered pairs of a target's view and a different predicted view."""
     unknown = targets.keys() - log_predictions.keys()
     if unknown:  # it would be compared with every view, its own under another name among them

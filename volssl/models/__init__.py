@@ -35,9 +35,7 @@ class ResNetConfig(Schema):
     @model_validator(mode="after")
     def _stem_fits(self) -> Self:
         if self.stem == "r3d" and self.dims != 3:
-            raise ValueError(
-                "backbone.stem r3d is three-dimensional: use dims: 3, or stem: imagenet or small"
-            )
+            raise ValueError("backbone.stem r3d is three-dimensional: use dims: 3, or stem: imagenet or small")
         return self
 
     def fits(self, size: tuple[int, ...]) -> str | None:
