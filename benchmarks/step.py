@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from volssl.engine import LoopConfig, SGDConfig
 from volssl.engine.distributed import Group
-from volssl.engine.trainer import Trainer
 from volssl.engine.optim import build_optimizer
+from volssl.engine.trainer import Trainer
 from volssl.methods import BYOLConfig
 from volssl.models import ResNetConfig
 from volssl.models.cost import resnet_cost
