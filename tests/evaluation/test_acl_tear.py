@@ -25,7 +25,7 @@ from volssl.types import Features
 
 
 def config(root: Path, **given: object) -> ACLTearConfig:
-    quick: dict[str, object] = {"planes": ("sagittal",)}
+    quick: dict[str, object] = {"planes": ("sagittal",), "protocols": ("frozen",)}
     quick |= {"data": str(root), "cache": str(root / "cache"), "bootstrap": 100, "steps": 4, "folds": 2, "batch": 4}
     return ACLTearConfig.model_validate(quick | given)
 
@@ -171,7 +171,7 @@ def test_an_encoder_for_other_images_is_refused(mrnet: Path, card: Card) -> None
 def test_command_line(mrnet: Path, card: Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """ENCODER DATA KEY=VALUE: results beside the encoder; a fault is one line and code 2."""
     save_encoder(tmp_path / "encoder", build_network(card, 0), card)
-    options = ["planes=[axial]", "bootstrap=100", f"cache={tmp_path / 'cache'}"]
+    options = ["planes=[axial]", "protocols=[frozen]", "bootstrap=100", f"cache={tmp_path / 'cache'}"]
     assert main([str(tmp_path / "encoder"), str(mrnet), *options]) == 0
     assert (tmp_path / "acl-tear" / "results.json").is_file()
     assert "pre-trained" in capsys.readouterr().out

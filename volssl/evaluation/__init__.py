@@ -31,7 +31,7 @@ class ACLTearConfig(Schema):
     data: str | None = None
     task: Literal["acl", "meniscus", "abnormal"] = "acl"
     planes: tuple[Plane, ...] = Field(default=("axial", "coronal", "sagittal"), min_length=1)
-    protocols: tuple[Protocol, ...] = Field(default=("frozen",), min_length=1)
+    protocols: tuple[Protocol, ...] = Field(default=("frozen", "finetune"), min_length=1)
     fractions: tuple[Fraction, ...] = Field(default=(1.0,), min_length=1)
     seeds: int = Field(default=1, ge=1)
     kinetics: str | None = None
