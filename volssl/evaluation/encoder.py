@@ -55,12 +55,11 @@ class Encoder(nn.Module):
 
         Args:
             study: a file or a folder that holds one item, or an array of slices x rows x columns, with the
-            channels
-                in front if there are several.
+                channels in front if there are several.
 
         Raises:
             DataError: it cannot be read, is not one item, or is an array although the preprocessing needs
-            millimetres.
+                millimetres.
         """
         image = self._from_array(study) if isinstance(study, np.ndarray) else self._from_path(Path(study))
         return whole(image[None], self.card.size)[0]
