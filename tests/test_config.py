@@ -69,6 +69,16 @@ def test_a_good_configuration_reads_and_comes_back_the_same(write: Path, tmp_pat
             "warmup: 10",
             "c.yaml:9:52: optim.warmup: 10 steps of warm-up in a run of 10: make it shorter",
         ),
+        (
+            "batch: 8, chunk: 2",
+            "batch: 1, chunk: 1",
+            "c.yaml:10:19: loop.batch: 1 gives the BatchNorm of byol's heads nothing to compare: use 2 or more",
+        ),
+        (
+            "[8, 32, 32], crop",
+            "[8, 16, 16], local: {count: 2, size: [8, 8, 8], crop: [0.1, 0.2]}, crop",
+            "c.yaml:3:28: views.local: byol uses no small views: take it out",
+        ),
         ("dims: 3", "dims: 2", "c.yaml:6:3: backbone.dims: 2 does not fit 3D data (stack): use 3"),
     ],
 )
@@ -87,6 +97,14 @@ def test_a_view_larger_than_the_region_is_refused(write: Path) -> None:
     (line,) = faults(write, text)
     assert line.startswith("c.yaml:3:9: views.size: ")
     assert "30" in line
+
+
+def test_a_norm_over_a_single_number_is_refused(write: Path) -> None:
+    """ResNet-10 halves 8 x 32 x 32 five times, to 1 x 1 x 1: one number per item and channel."""
+    assert "batch norm would see one number" in faults(write, GOOD, "loop.chunk=1")[0]
+    assert "instance norm would see one number" in faults(write, GOOD, "backbone.norm=instance")[0]
+    write.write_text(GOOD)
+    assert config.load(write, ["loop.chunk=1", "backbone.norm=group"]).loop.chunk == 1
 
 
 def test_the_batch_divides_over_ranks(write: Path) -> None:

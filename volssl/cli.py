@@ -30,7 +30,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
     """Pre-train an encoder. Run the same command again: it resumes."""
     from volssl.config import load
 
-    run = load(config, overrides or [], world=int(os.environ.get("WORLD_SIZE", "1")))
+    run = load(config, overrides or [], world=_world())
     from volssl import run as root
 
     root.train(run)
@@ -42,7 +42,7 @@ def check(config: Config, overrides: Overrides = None) -> None:
     from volssl.check import derived
     from volssl.config import load
 
-    run = load(config, overrides or [], world=int(os.environ.get("WORLD_SIZE", "1")))
+    run = load(config, overrides or [], world=_world())
     rows = derived(run)
     width = max(len(name) for name, _ in rows)
     typer.echo(f"{config}: nothing wrong")
@@ -85,6 +85,12 @@ def acl_tear(
     from volssl import run as root
 
     root.acl_tear(encoder, config, out or encoder.parent / "acl-tear")
+
+
+def _world() -> int:
+    """How many ranks torchrun or srun started; what is no number is refused when they meet."""
+    given = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    return int(given) if given.isdecimal() and int(given) else 1
 
 
 def main() -> None:

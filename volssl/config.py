@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ MUTABLE = {
     "loop.save_every",
     "loop.tensorboard",
     "loop.workers",
+    "output",  # a folder may be moved
 }
 
 
@@ -108,6 +110,8 @@ def differences(old: Run, new: Run) -> list[str]:
 def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
     """(key, what is wrong and what to do) for everything that one component alone cannot see."""
     yield from _batch_faults(run.loop, world)
+    if run.method.coupled and run.loop.batch < 2:
+        yield "loop.batch", f"1 gives the BatchNorm of {run.method.name}'s heads nothing to compare: use 2 or more"
     dims = run.data.dims
     if run.backbone.dims != dims:
         yield "backbone.dims", f"{run.backbone.dims} does not fit {dims}D data ({run.data.name}): use {dims}"
@@ -117,13 +121,27 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
             return
     if problem := run.views.fits(run.region) or run.backbone.fits(run.views.size):
         yield "views.size", problem
+    yield from _norm_faults(run)
     if run.method.views != run.views.count:
         yield "views.count", f"{run.views.count} views, but {run.method.name} takes {run.method.views}"
+    if run.views.local is not None:
+        yield "views.local", f"{run.method.name} uses no small views: take it out"
     if run.optim.warmup >= run.loop.steps:
         yield (
             "optim.warmup",
             f"{run.optim.warmup} steps of warm-up in a run of {run.loop.steps}: make it shorter",
         )
+
+
+def _norm_faults(run: Run) -> Iterator[tuple[str, str]]:
+    """A normalisation over a single number has no variance."""
+    if run.backbone.fits(run.views.size):
+        return
+    last = math.prod(run.backbone.cost(run.data.channels, run.views.size).grid)
+    numbers = {"batch": run.loop.chunk * last, "instance": last}.get(run.backbone.norm, 2)
+    if numbers < 2:
+        what = f"{run.backbone.norm} norm would see one number per channel in the last stage"
+        yield "views.size", f"{what} of views of {list(run.views.size)}: use larger views or backbone.norm: group"
 
 
 def _batch_faults(loop: LoopConfig, world: int) -> Iterator[tuple[str, str]]:

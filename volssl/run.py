@@ -104,7 +104,10 @@ def claim(folder: Path, run: Run) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output: {folder} is a file: give a folder")
     written = folder / CONFIG
-    if list_checkpoints(folder / "checkpoints"):
+    trained = bool(list_checkpoints(folder / "checkpoints"))
+    if not trained and (folder / ENCODER).exists():
+        raise RunError(f"output: {folder} holds an encoder whose checkpoints are gone: give another output")
+    if trained:
         if changed := configuration.differences(configuration.load(written), run):
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
@@ -202,8 +205,10 @@ def _evaluations(run: Run, source: CachedSource, console: Console) -> list[Evalu
 
 
 def _with_data(wanted: ACLTearConfig, run: Run) -> ACLTearConfig:
-    """The evaluation with its data named, the run's own cohort where it names none, and the run's cache."""
-    wanted = wanted.model_copy(update={"cache": run.data.cache, "workers": run.loop.workers})
+    """The evaluation with its data, cache and workers named: the run's own where it names none."""
+    given = wanted.model_fields_set
+    own = {"cache": run.data.cache, "workers": run.loop.workers}
+    wanted = wanted.model_copy(update={key: value for key, value in own.items() if key not in given})
     if wanted.data is not None:
         return wanted
     root = Path(run.data.root)

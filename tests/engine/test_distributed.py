@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -11,7 +16,7 @@ from torch import Tensor, nn
 
 from volssl.engine import distributed
 from volssl.engine.distributed import Group
-from volssl.errors import ConfigError
+from volssl.errors import ConfigError, RunError
 
 Ranks = Callable[..., list[Any]]
 
@@ -38,7 +43,6 @@ def share_state(group: Group) -> dict[str, Tensor]:
     for tensor in net.state_dict().values():
         tensor.fill_(group.rank + 5)
     group.broadcast(net)
-    group.barrier()
     return dict(net.state_dict())
 
 
@@ -64,6 +68,61 @@ def test_everyone_starts_from_rank_0(two_ranks: Ranks) -> None:
         assert all(torch.equal(x, torch.full_like(x, 5)) for x in state.values())
 
 
+def fail_on_rank_0(group: Group) -> tuple[str, bool]:
+    """What a rank is told, and whether the ranks can still talk afterwards."""
+    with pytest.raises(RunError) as told, group.together():
+        if group.rank == 0:
+            raise RunError("output: give another")
+    return str(told.value), group.any(True)
+
+
+def test_an_error_on_one_rank_ends_all_and_only_its_own_message_says_why(two_ranks: Ranks) -> None:
+    ours, theirs = two_ranks(fail_on_rank_0)
+    assert ours == ("output: give another", True)
+    assert theirs == ("rank 1 ends because another rank cannot go on: see the message of that rank", True)
+
+
+def join(rank: int, port: int, act: str, pipe: Connection) -> None:
+    """One of two ranks whose limit is one second. Rank 0 is late by two, or ends without a word."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
+    values = ("127.0.0.1", port, 2, rank, rank)
+    environ = {name: str(value) for name, value in zip(names, values, strict=True)}
+    group = Group.from_environment("cpu", environ=environ, timeout=1)
+    if rank == 0 and act == "ends":
+        os._exit(1)
+    if rank == 0:
+        time.sleep(2)
+    try:
+        if act == "late for a collective":
+            group.any(False)
+        else:
+            with group.together():
+                pass
+    except RunError as problem:
+        pipe.send(str(problem))
+    pipe.send("fine")
+
+
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [("late", "fine"), ("late for a collective", "another rank"), ("ends", "another rank")],
+)
+def test_a_late_rank_is_waited_for_and_a_lost_one_noticed(act: str, says: str) -> None:
+    """Negative control: the limit of one second does hold where nobody has reason to be late."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe() for _ in range(2)]
+    ranks = [context.Process(target=join, args=(rank, port, act, pipes[rank][1]), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    assert pipes[1][0].poll(60)
+    assert str(pipes[1][0].recv()).startswith(says)
+    for rank in ranks:
+        rank.join(30)
+
+
 def test_any_is_known_to_all(two_ranks: Ranks) -> None:
     assert two_ranks(any_of) == [(True, False), (True, False)]
 
@@ -75,7 +134,10 @@ def test_alone_nothing_is_sent() -> None:
     parameter.grad = torch.ones(1)
     group.average_gradients([parameter])
     group.broadcast(nn.Linear(1, 1))
-    group.barrier()
+    with group.together():
+        pass
+    with pytest.raises(RunError, match="mine"), group.together():
+        raise RunError("mine")
     group.close()
     assert (group.world, own, parameter.grad.item()) == (1, slice(0, 3), 1.0)
     assert rows["x"].shape == (3, 1)

@@ -149,7 +149,7 @@ def test_the_noise_is_normal_in_the_large() -> None:
 
 
 def test_the_quantiles_are_the_normal_distributions() -> None:
-    quantiles = normal_quantiles().double().numpy()
+    quantiles = normal_quantiles(torch.device("cpu")).double().numpy()
     np.testing.assert_allclose(quantiles, stats.norm.ppf((np.arange(65536) + 0.5) / 65536), atol=1e-6)
     assert abs(quantiles.var() - 1) < 1e-4
 

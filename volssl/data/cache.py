@@ -34,7 +34,7 @@ class CachedSource:
     bad: why each item that is left out is left out.
 
     It pickles, to go to loader processes. There ``make``, which comes with MONAI, is unpickled only when an item
-    is not in the cache: that is 10 s less to wait for the first batch.
+    is not in the cache: the first batch does not wait for the import of MONAI.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from volssl.errors import RunError
+from volssl.errors import DataError, RunError
 
 Spacing = tuple[float, ...]
 SUFFIX = ".safetensors"
@@ -56,6 +56,7 @@ def fetch(path: Path) -> tuple[Tensor, Spacing]:
     Raises:
         FileNotFoundError: not there.
         DamagedError: any bit is not what was written.
+        DataError: it is there and the file system does not give it.
     """
     try:
         with safe_open(path, framework="pt") as f:
@@ -63,6 +64,12 @@ def fetch(path: Path) -> tuple[Tensor, Spacing]:
         spacing, checksum = tuple(about["spacing"]), about["checksum"]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise DamagedError(str(error)) from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        code = "permission" if isinstance(error, PermissionError) else "unreadable"
+        what = f"a file of data.cache cannot be read ({error.strerror or error}): delete it or mend its permissions"
+        raise DataError(code, what, str(path)) from error
     if checksum != _checksum(image, spacing):
         raise DamagedError("the checksum does not fit")
     return image, spacing

@@ -21,10 +21,13 @@ def count(config: VolumeConfig | StackConfig | PhantomConfig) -> int | None:
         DataError: ``root`` does not exist.
     """
     if config.name == "phantom":
-        return config.train if config.split == "train" else config.valid
+        exams = config.train if config.split == "train" else config.valid
+        return 3 * exams if config.plane == "all" else exams
     root = Path(config.root)
     if not root.exists():
         raise DataError("missing", "no such folder: data.root must name one", str(root))
+    if root.is_file() and root.suffix.lower() != ".csv":
+        return 1 if config.name == "stack" else None
     if root.is_file():
         with root.open(newline="", encoding="utf-8") as f:
             return sum(1 for _ in csv.DictReader(f))

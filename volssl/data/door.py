@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,7 +50,7 @@ def find(root: Path, *, kinds: frozenset[Kind] = KINDS) -> tuple[list[Found], li
     """Every volume of the wanted kinds under ``root`` (a folder, or one file), by header alone, sorted by id.
 
     Returns:
-        what can be loaded, and one error per file or series that cannot; a bad file never raises.
+        what can be loaded, and one error per file, series or folder that cannot; a bad file never raises.
 
     Raises:
         DataError: ``missing`` if ``root`` does not exist, ``empty`` if it holds nothing of those kinds.
@@ -60,9 +60,9 @@ def find(root: Path, *, kinds: frozenset[Kind] = KINDS) -> tuple[list[Found], li
         if not root.exists():
             raise DataError("missing", "no such folder: check data.root", str(root))
         base = root if root.is_dir() else root.parent
-        folders = _walk(root) if root.is_dir() else iter([(base, [root])])
         found: list[Found] = []
         errors: list[DataError] = []
+        folders = _walk(root, errors) if root.is_dir() else iter([(base, [root])])
         for folder, files in folders:
             good, bad = _find_in(folder, files, base, kinds)
             found += good
@@ -106,10 +106,19 @@ def load(found: Found, *, non_finite: Literal["refuse", "zero"] = "refuse", time
         )
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Folders and their files in order of name; links are followed, but no folder is entered twice."""
+def _walk(root: Path, errors: list[DataError]) -> Iterator[tuple[Path, list[Path]]]:
+    """Folders and their files in order of name; links are followed, but no folder is entered twice.
+
+    Args:
+        errors: gets one for every folder that cannot be listed, which ``os.walk`` would pass by in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        code = "permission" if isinstance(error, PermissionError) else "unreadable"
+        errors.append(DataError(code, f"cannot be listed ({error.strerror}): mend or remove it", str(error.filename)))
+
     seen: set[tuple[int, int]] = set()
-    for name, folders, files in os.walk(root, followlinks=True):
+    for name, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         status = os.stat(name)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()

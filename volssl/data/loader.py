@@ -82,6 +82,7 @@ class Loader:
         batch: effective batch per step over all ranks.
         workers: processes that read ahead, about two steps; 0 reads here.
         timeout: seconds to wait for the workers before the run stops.
+        pin: hold a step in pinned memory, where there is a GPU to copy it to; asking for one starts CUDA.
 
     Raises:
         ConfigError: the ranks do not divide the batch.
@@ -101,12 +102,13 @@ class Loader:
         world: int = 1,
         workers: int = 0,
         timeout: float = 300.0,
+        pin: bool = True,
     ) -> None:
         if batch % world:
             raise ConfigError(f"loop.batch {batch} is not a multiple of the {world} ranks")
         self._source, self._seed, self._workers, self._timeout = source, seed, workers, timeout
         self._batch, self._share, self._rank = batch, batch // world, rank
-        self._steps = range(start, stop)
+        self._steps, self._pin = range(start, stop), pin
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -117,7 +119,7 @@ class Loader:
             draws = self.draws(step)
             parts = [self._next(pieces, step, indices) for indices in self._cut(draws)]
             yield Samples(
-                images=_join([part.images for part in parts]),
+                images=_join([part.images for part in parts], self._pin),
                 index=torch.tensor([one.index for one in draws]),
                 seeds=torch.tensor([one.seed for one in draws]),
                 labels=torch.tensor([label for part in parts for label in part.labels]),
@@ -219,9 +221,9 @@ def _as_is(piece: Any) -> Any:  # what __getitems__ made is collated already
     return piece
 
 
-def _join(images: list[Tensor]) -> Tensor:
-    """One step, in pinned memory where there is a GPU to copy it to."""
-    pinned = torch.cuda.is_available()
+def _join(images: list[Tensor], pin: bool) -> Tensor:
+    """One step, in pinned memory if wanted and of use."""
+    pinned = pin and torch.cuda.is_available()
     if len(images) == 1 and not pinned:
         return images[0]
     shape = (sum(len(part) for part in images), *images[0].shape[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
@@ -14,12 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from volssl.errors import ConfigError
+from volssl.errors import ConfigError, RunError, UserError
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
 
 _BUCKET = 2**23  # numbers per collective: 32 MB of float32
+_PATIENCE = timedelta(days=7)  # for one rank that fills a cache or evaluates while the others wait
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,16 @@ class Group:
     """The ranks of a run. With ``world`` 1, the default, nothing is sent and every method still works.
 
     rank of world; local_rank: which device of this machine; device: where the tensors of this rank live.
-    Every rank calls the same methods in the same order.
+    patient: the same ranks over gloo, without the limit on time; a rank whose process ends is noticed there too.
+    Every rank calls the same methods in the same order. All that send raise RunError where another rank has
+    ended or is silent for longer than the limit.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patient: dist.ProcessGroup | None = None
 
     @classmethod
     def from_environment(
@@ -54,6 +59,7 @@ class Group:
         where = torch.device("cuda", local) if device == "cuda" else torch.device("cpu")
         if device == "cuda":
             torch.cuda.set_device(where)
+        patient = None
         if world > 1:
             dist.init_process_group(
                 "nccl" if device == "cuda" else "gloo",
@@ -62,7 +68,8 @@ class Group:
                 world_size=world,
                 timeout=timedelta(seconds=timeout),
             )
-        return cls(rank, world, local, where)
+            patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        return cls(rank, world, local, where, patient)
 
     def gather(self, tensors: Tensors) -> tuple[Tensors, slice]:
         """Every rank's rows in rank order, without a graph, and where this rank's own rows stand in them.
@@ -82,14 +89,16 @@ class Group:
     def _sizes(self, rows: int) -> list[int]:
         sizes = torch.zeros(self.world, dtype=torch.long, device=self.device)
         sizes[self.rank] = rows
-        dist.all_reduce(sizes)
+        with _sending():
+            dist.all_reduce(sizes)
         return [int(n) for n in sizes]
 
     def _gather_rows(self, x: Tensor, sizes: list[int]) -> Tensor:
         padded = x.new_zeros((max(sizes), *x.shape[1:]))
         padded[: len(x)] = x
         parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
+        with _sending():
+            dist.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
     @torch.no_grad()
@@ -99,7 +108,8 @@ class Group:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([x.reshape(-1) for x in bucket])
-            dist.all_reduce(flat)
+            with _sending():
+                dist.all_reduce(flat)
             for x, part in zip(bucket, torch.split(flat, [x.numel() for x in bucket]), strict=True):
                 x.copy_(part.view_as(x))
 
@@ -117,24 +127,60 @@ class Group:
         if self.world == 1:
             return
         for tensor in module.state_dict().values():
-            dist.broadcast(tensor, src=0)
+            with _sending():
+                dist.broadcast(tensor, src=0)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
         if self.world == 1:
             return flag
         count = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(count)
+        with _sending():
+            dist.all_reduce(count)
         return bool(count)
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        self.any(False)
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What stands inside has been done by all ranks when it ends, however long one of them takes.
+
+        Raises:
+            UserError: raised inside, on this rank.
+            RunError: such an error was raised on another rank, whose message says what to do.
+        """
+        problem: UserError | None = None
+        try:
+            yield
+        except UserError as caught:
+            problem = caught
+        failed = torch.tensor(int(problem is not None))
+        if self.world > 1:
+            with _sending():
+                dist.all_reduce(failed, group=self.patient)
+        if problem is not None:
+            raise problem
+        if failed:
+            raise RunError(f"rank {self.rank} ends because another rank cannot go on: see the message of that rank")
 
     def close(self) -> None:
         """Leave the group."""
         if self.world > 1:
             dist.destroy_process_group()
+
+
+@contextmanager
+def _sending() -> Iterator[None]:
+    """A rank that is gone is no fault of this one: one line, for the reason stands where that rank ended.
+
+    gloo notices at once. NCCL only after its limit, unless the launcher (torchrun, srun --kill-on-bad-exit)
+    ends the others first.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as problem:
+        why = str(problem).strip().splitlines()[0]
+        raise RunError(f"another rank has ended or is silent: see its message, then run again ({why})") from problem
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -48,7 +48,7 @@ def fit(
     Args:
         meta: plain JSON for every checkpoint, such as the resolved configuration.
         evaluations: run on rank 0 when the number of steps done is a multiple of ``every``, though not after
-            the last step: what is due at the end is the caller's. Each must end before the group's timeout.
+            the last step: what is due at the end is the caller's.
 
     Raises:
         RunError: no checkpoint can be used; something is not finite; the last save failed.
@@ -94,10 +94,10 @@ def _evaluate(trainer: Trainer, evaluations: Sequence[Evaluation], done: int, lo
     """What the evaluations that are due say, on rank 0; the others wait."""
     due = [run for every, run in evaluations if done % every == 0 and done < trainer.loop.steps]
     found: dict[str, float] = {}
-    for run in due if trainer.group.rank == 0 else ():
-        with log.paused():
-            found |= run(trainer.method, done)
     if due:
+        with trainer.group.together():
+            for run in due if trainer.group.rank == 0 else ():
+                with log.paused():
+                    found |= run(trainer.method, done)
         trainer.method.train()
-        trainer.group.barrier()
     return found

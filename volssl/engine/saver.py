@@ -32,9 +32,9 @@ class Saver:
             RunError: there are checkpoints, but none that can be used, or the ranks see different ones.
         """
         group = self.trainer.group
-        if group.rank == 0:
-            sweep(self.folder)
-        group.barrier()
+        with group.together():
+            if group.rank == 0:
+                sweep(self.folder)
         found = load_latest(self.folder)
         steps, _ = group.gather({"step": torch.tensor([found.step if found else 0], device=group.device)})
         if len(torch.unique(steps["step"])) > 1:
@@ -61,14 +61,9 @@ class Saver:
         if step == self.saved:
             return
         log.flush()
-        problem: RunError | None = None
-        if self.trainer.group.rank == 0:
-            try:
+        with self.trainer.group.together():
+            if self.trainer.group.rank == 0:
                 self._write(step)
-            except RunError as caught:
-                problem = caught
-        if self.trainer.group.any(problem is not None):
-            raise problem or RunError("rank 0 could not save a checkpoint")
         self.saved = step
 
     def _write(self, step: int) -> None:

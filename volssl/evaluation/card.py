@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from volssl import __version__
 from volssl.data import DataConfig, StackConfig, VolumeConfig, Volumes
 from volssl.models import BackboneConfig
 from volssl.schema import Schema
 
 Size = tuple[Annotated[int, Field(ge=1)], ...]
-PACKAGES = ("volssl", "torch", "monai")
+PACKAGES = ("torch", "monai")  # beside volssl, which a checkout may run without being installed
 
 
 class Fingerprint(Schema):
@@ -65,4 +66,5 @@ class Card(Schema):
 
     def signed(self, sha256: str) -> Card:
         """This card with the weights' digest and the versions of what wrote them."""
-        return self.model_copy(update={"sha256": sha256, "versions": {name: version(name) for name in PACKAGES}})
+        versions = {"volssl": __version__} | {name: version(name) for name in PACKAGES}
+        return self.model_copy(update={"sha256": sha256, "versions": versions})

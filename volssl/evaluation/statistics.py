@@ -2,8 +2,7 @@
 
 Every metric takes weights of shape (R, N): how often resample r holds exam n. A row of ones gives the plain
 number, so the estimate and its interval come from one formula. scikit-learn's functions take one resample at
-a time (eight metrics on 1000 resamples of 120 exams: 29 s against 0.003 s on one busy core); the tests hold
-these against them.
+a time; the tests hold these against them.
 """
 
 from __future__ import annotations

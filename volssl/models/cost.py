@@ -14,12 +14,13 @@ BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)
 
 @dataclass
 class Cost:
-    """parameters; multiply_adds and activations (numbers kept for the backward pass) of one image."""
+    """parameters; multiply_adds and activations (numbers kept for the backward pass) of one image; its last grid."""
 
     width: int = 0
     parameters: int = 0
     multiply_adds: int = 0
     activations: int = 0
+    grid: tuple[int, ...] = ()
 
     def convolution(self, c_in: int, c_out: int, kernel: tuple[int, ...], size: tuple[int, ...]) -> None:
         """A convolution without bias whose output has the spatial ``size``, and the norm behind it."""
@@ -45,7 +46,7 @@ def resnet_cost(config: ResNetConfig, channels: int, size: tuple[int, ...]) -> C
             before, size = size, _strided(size, (2,) * n) if block == 0 and stage > 0 else size
             _residual_block(cost, c_in, planes, expansion, before, size)
             c_in = planes * expansion
-    cost.width = c_in
+    cost.width, cost.grid = c_in, size
     return cost
 
 
@@ -58,6 +59,7 @@ def vit_cost(config: ViTConfig, channels: int, size: tuple[int, ...]) -> Cost:
     block = matrices + (9 + config.mlp) * width + scales  # beside the matrices: their biases and two norms
     return Cost(
         width=width,
+        grid=config.grid(size),
         parameters=(patch + 1) * width  # the patch embedding
         + (2 + math.prod(config.grid(config.size))) * width  # the class token and the positions
         + config.depth * block

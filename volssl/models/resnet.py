@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from monai.networks.nets import resnet as monai_resnet
 from torch import Tensor, nn
 
@@ -36,9 +37,9 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Features:
         """(B, C, *spatial) to tokens (B, N, D) of the last stage and their mean (B, D)."""
         out: Tensor = self.layers(self.stem(x))
-        flat = out.flatten(2)
-        pooled = flat.mean(2, dtype=torch.promote_types(out.dtype, torch.float32))
-        return Features(tokens=flat.transpose(1, 2), grid=tuple(out.shape[2:]), pooled=pooled)
+        tokens = rearrange(out, "b d ... -> b (...) d")
+        pooled = tokens.mean(1, dtype=torch.promote_types(out.dtype, torch.float32))
+        return Features(tokens, grid=tuple(out.shape[2:]), pooled=pooled)
 
 
 def _build(config: ResNetConfig, channels: int) -> monai_resnet.ResNet:

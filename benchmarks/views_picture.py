@@ -1,6 +1,6 @@
 """Draws what a configuration shows the encoder: one item, and pairs of views of it.
 
-python docs/draw_views.py configs/quickstart.yaml docs/views.png
+python benchmarks/views_picture.py configs/quickstart.yaml docs/views.png
 """
 
 from __future__ import annotations
