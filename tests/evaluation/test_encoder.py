@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_round_trip(folder: Path, network: nn.Module, card: Card) -> None:
     assert encoder.card == card.signed(encoder.card.sha256)
     assert encoder.card.versions["volssl"] == volssl.__version__
     assert sorted(p.name for p in folder.parent.iterdir()) == ["encoder"]
+
+
+def test_a_checkout_that_is_not_installed_signs_too(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without metadata of volssl itself the run must not die when it saves its encoder."""
+
+    def lookup(name: str) -> str:
+        if name == "volssl":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr("volssl.evaluation.card.version", lookup)
+    assert card.signed("ab").versions == {"volssl": volssl.__version__, "torch": "1", "monai": "1"}
 
 
 def test_saving_again_replaces(folder: Path, card: Card) -> None:
