@@ -79,6 +79,25 @@ def test_only_the_wanted_kinds_are_found(mixed: Path) -> None:
         find(mixed / "p2", kinds=frozenset({"dicom"}))
 
 
+@pytest.mark.parametrize(("error", "code"), [(PermissionError, "permission"), (OSError, "unreadable")])
+def test_a_folder_that_cannot_be_listed_is_named(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError], code: str
+) -> None:
+    """``os.walk`` passes such a folder by in silence; the cohort would be smaller and nobody would know."""
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if Path(path).name == "p3":
+            raise error(1, "no way in", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found, (problem,) = find(mixed)
+    assert len(found) == 5
+    assert (problem.code, problem.where) == (code, str(mixed / "p3"))
+    assert "no way in" in str(problem)
+
+
 def test_a_single_file_is_a_root_too(mixed: Path) -> None:
     ((one,), errors) = find(mixed / "p2" / "t1.nii.gz")
     assert (one.id, errors) == ("t1.nii.gz", [])
