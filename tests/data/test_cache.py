@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
@@ -169,6 +170,20 @@ def test_a_damaged_file_is_made_anew(cohort: Cohort, damage: str) -> None:
     assert torch.equal(images(source), whole)  # mended while reading
     assert torch.equal(images(cohort.build()), whole)
     assert cohort.read() == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, "permission"), (errno.EIO, "unreadable")])
+def test_a_file_that_the_disk_does_not_give_is_one_line(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    source = cohort.build()
+    monkeypatch.setattr("volssl.data.cache_file.safe_open", failing)
+    with pytest.raises(DataError, match=f"safetensors: {code}: .*{os.strerror(number)}") as caught:
+        source[0]
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("keep", [-1, 0])
