@@ -163,6 +163,18 @@ def test_stopping_early_leaves_no_process_behind() -> None:
     assert len(loader) == 1000
 
 
+def test_a_run_on_the_cpu_does_not_ask_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking starts CUDA, which takes memory on a device that the run does not use."""
+
+    def asked() -> bool:
+        raise AssertionError("asked for a GPU")
+
+    monkeypatch.setattr(torch.cuda, "is_available", asked)
+    assert len(list(Loader(Numbers(10), batch=4, seed=7, start=0, stop=2, pin=False))) == 2
+    with pytest.raises(AssertionError, match="asked"):
+        list(Loader(Numbers(10), batch=4, seed=7, start=0, stop=2, pin=True))
+
+
 def test_ranks_must_divide_the_batch() -> None:
     with pytest.raises(ConfigError, match=r"loop.batch 4 is not a multiple of the 3 ranks"):
         stream(world=3)
