@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -63,9 +63,11 @@ def make_phantom(out: Path, *, train: int, valid: int, pixels: int, seed: int, w
 
 def _train(run: Run, group: Group, console: Console) -> None:
     folder, first = Path(run.output), group.rank == 0
-    with lock(claim(folder, run)) if first else nullcontext():
-        if first:
-            _write_config(folder / CONFIG, run)
+    with ExitStack() as held:
+        with group.together():
+            if first:
+                held.enter_context(lock(claim(folder, run)))
+                _write_config(folder / CONFIG, run)
         source = _prepare(run, group, console)
         method = build_method(run)
         fit(
@@ -132,15 +134,16 @@ def _device(wanted: str) -> Literal["cpu", "cuda"]:
 
 def _prepare(run: Run, group: Group, console: Console) -> CachedSource:
     """The source; the first rank fills the cache, the others find it full."""
-    if group.rank > 0:
-        group.barrier()
-    with _progress(console, "reading") if group.rank == 0 else nullcontext() as report:
-        source = run.data.build(run.region, workers=run.loop.workers, report=report)
-    if group.rank == 0:
-        for problem in source.bad:
-            console.print(f"left out: {problem}", style="yellow", markup=False)
-        console.print(f"{len(source)} items of {run.data.name} {run.data.root}", markup=False)
-        group.barrier()
+    with group.together():
+        if group.rank == 0:
+            with _progress(console, "reading") as report:
+                source = run.data.build(run.region, workers=run.loop.workers, report=report)
+            for problem in source.bad:
+                console.print(f"left out: {problem}", style="yellow", markup=False)
+            console.print(f"{len(source)} items of {run.data.name} {run.data.root}", markup=False)
+    with group.together():
+        if group.rank > 0:
+            source = run.data.build(run.region, workers=run.loop.workers)
     return source
 
 

@@ -70,10 +70,13 @@ def test_everyone_starts_from_rank_0(two_ranks: Ranks) -> None:
 
 def fail_on_rank_0(group: Group) -> tuple[str, bool]:
     """What a rank is told, and whether the ranks can still talk afterwards."""
-    with pytest.raises(RunError) as told, group.together():
-        if group.rank == 0:
-            raise RunError("output: give another")
-    return str(told.value), group.any(True)
+    try:
+        with group.together():
+            if group.rank == 0:
+                raise RunError("output: give another")
+    except RunError as told:
+        return str(told), group.any(True)
+    return "", group.any(True)
 
 
 def test_an_error_on_one_rank_ends_all_and_only_its_own_message_says_why(two_ranks: Ranks) -> None:
