@@ -92,6 +92,19 @@ def test_foreground_crop_comes_before_the_fit() -> None:
         assert torch.equal(run(volume(x), (4, 4, 4))[0], x[:4, :4, :4])
 
 
+def test_n4_takes_out_most_of_a_planted_bias_field() -> None:
+    """Two tissues of signal 60 and 100 under a field that doubles from left to right."""
+    _, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (12, 48, 48)), indexing="ij")
+    inside = y**2 + x**2 < 0.8
+    tissue = np.where(inside, np.where((np.abs(4 * x) % 2 < 1) ^ (np.abs(4 * y) % 2 < 1), 100.0, 60.0), 0.0)
+    biased = volume(torch.from_numpy(tissue * np.exp(0.35 * x)))
+    spread = {}
+    for n4 in (False, True):
+        out = run(biased, (12, 48, 48), n4=n4)[0].numpy()
+        spread[n4] = np.std(np.log(out[inside & (tissue == 100)]))
+    assert spread[True] < 0.35 * spread[False]
+
+
 def test_each_axis_may_fit_in_its_own_way() -> None:
     """Slices 0, 1, 2, 3 become 2 by halves: after smoothing they stay symmetric about 1.5; the middle columns stay."""
     x = torch.arange(4.0)[:, None, None] + torch.tensor([9.0, 0.0, 0.0, 9.0])

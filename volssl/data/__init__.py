@@ -66,6 +66,7 @@ class Volumes(Schema):
     axis, such as ``[resize, crop, crop]`` for stacks whose number of slices varies.
     spacing: mm to resample to; as acquired where absent. orientation: where each axis leads, such as ``SPL``
     (slices to superior, rows to posterior, columns to left); as acquired where absent.
+    n4: correct MRI's bias field with N4 (slow: seconds per volume, once).
     crop_foreground: cut away the empty border (voxels that are 0 after the intensity step) before fitting.
     max_bad: share of unreadable items over which the run stops. non_finite: what becomes of NaN and infinity.
     cache: folder of the preprocessed items; cache_gb: its ceiling in GB of 1e9 bytes, beyond which items are
@@ -78,6 +79,7 @@ class Volumes(Schema):
     spacing: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     orientation: str | None = None
     intensity: Intensity = Percentile()
+    n4: bool = False
     crop_foreground: bool = False
     non_finite: Literal["refuse", "zero"] = "refuse"
     max_bad: float = Field(default=0.01, ge=0, le=1)

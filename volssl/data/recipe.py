@@ -20,7 +20,7 @@ from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
 
 FORMAT = 1  # raise it when the same configuration and the same files give other items
-SHAPING = {"orientation", "spacing", "intensity", "crop_foreground", "fit", "cache_dtype", "non_finite"}
+SHAPING = {"orientation", "spacing", "intensity", "n4", "crop_foreground", "fit", "cache_dtype", "non_finite"}
 
 
 @dataclass(frozen=True)
