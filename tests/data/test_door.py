@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -79,16 +80,16 @@ def test_only_the_wanted_kinds_are_found(mixed: Path) -> None:
         find(mixed / "p2", kinds=frozenset({"dicom"}))
 
 
-@pytest.mark.parametrize(("error", "code"), [(PermissionError, "permission"), (OSError, "unreadable")])
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, "permission"), (errno.EIO, "unreadable")])
 def test_a_folder_that_cannot_be_listed_is_named(
-    mixed: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError], code: str
+    mixed: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
     """``os.walk`` passes such a folder by in silence; the cohort would be smaller and nobody would know."""
     scandir = os.scandir
 
     def refusing(path: str) -> object:
         if Path(path).name == "p3":
-            raise error(1, "no way in", path)
+            raise OSError(number, "no way in", path)
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
