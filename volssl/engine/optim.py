@@ -125,20 +125,15 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def gradient_norm(optimizer: Optimizer) -> Tensor:
+def gradient_norm(module: nn.Module) -> Tensor:
     """The 2-norm of the whole gradient, a scalar; not finite exactly if the gradient or its norm is not."""
-    return torch.nn.utils.get_total_norm(_gradients(optimizer))
+    return torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
 def clip_gradients(optimizer: Optimizer, norm: Tensor, largest: float) -> None:
     """Scale the whole gradient, whose norm is ``norm``, down to ``largest``."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-
-
-def _gradients(optimizer: Optimizer) -> list[Tensor]:
-    parameters = (p for group in optimizer.param_groups for p in group["params"])
-    return [p.grad for p in parameters if p.grad is not None]
 
 
 def optimizer_tensors(optimizer: Optimizer) -> Tensors:

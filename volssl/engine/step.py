@@ -9,9 +9,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from volssl.engine.distributed import Group
+from volssl.engine.optim import gradient_norm
 from volssl.errors import RunError
 from volssl.losses.collapse import effective_rank, spread
 from volssl.methods.base import Method
@@ -52,8 +53,9 @@ def backward(
         autocast: dtype for ``encode`` and ``target`` (torch.bfloat16), or none. The loss is always float32.
 
     Returns:
-        The loss of the whole batch, without a graph. Beside the method's own metrics it holds ``spread`` and
-        ``rank``, the collapse gauges of the first tensor of ``encode`` over the whole batch.
+        The loss of the whole batch, without a graph. Beside the method's own metrics it holds ``gradient_norm``,
+        of the whole gradient, and ``spread`` and ``rank``, the collapse gauges of the first tensor of ``encode``
+        over the whole batch.
 
     Raises:
         NonFiniteError: before any weight has moved.
@@ -65,9 +67,10 @@ def backward(
     loss = way(method, chunks, at, group=group, autocast=autocast)
     group.average_gradients(method.parameters())
     group.add_up(pending_statistics(method))
-    if not _finite_gradient(method):
+    norm = gradient_norm(method)  # after the mean over ranks, so that all of them find the same
+    if not norm.isfinite():
         raise NonFiniteError("gradient is", [])
-    return loss
+    return replace(loss, metrics=loss.metrics | {"gradient_norm": norm})
 
 
 def coupled_backward(
@@ -245,8 +248,3 @@ def _require_finite_rows(finite: Tensor, index: Tensor) -> None:
 def _require_finite_loss(total: Tensor) -> None:
     if not total.isfinite():
         raise NonFiniteError("loss is", [])
-
-
-def _finite_gradient(module: nn.Module) -> bool:
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return bool(torch.nn.utils.get_total_norm(gradients).isfinite())

@@ -14,7 +14,6 @@ from volssl.engine.chunks import SHARE, Chunks, Views, memory
 from volssl.engine.distributed import Group
 from volssl.engine.optim import (
     clip_gradients,
-    gradient_norm,
     load_optimizer_tensors,
     optimizer_tensors,
     set_learning_rate,
@@ -68,14 +67,13 @@ class Trainer:
             raise RunError(
                 f"loop.chunk: {self.loop.chunk} items at once do not fit into memory of {device}: halve it"
             ) from None
-        norm = gradient_norm(self.optimizer)
         if self.optim.clip:
-            clip_gradients(self.optimizer, norm, self.optim.clip)
+            clip_gradients(self.optimizer, loss.metrics["gradient_norm"], self.optim.clip)
         rate = learning_rate(self.optim, at)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.method.after_step(loss.stats, at)
-        return {"loss": loss.total, "lr": rate, "gradient_norm": norm, **loss.metrics}
+        return {"loss": loss.total, "lr": rate, **loss.metrics}
 
     def _blame(self, problem: NonFiniteError, samples: Samples, at: Progress) -> str:
         """One line that names the items: those with such an image, else such an embedding, else the batch."""
