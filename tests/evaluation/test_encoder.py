@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from torch import nn
 
 import volssl
 from volssl.errors import DataError
+from volssl.evaluation import encoder as encoder_file
 from volssl.evaluation.card import Card
 from volssl.evaluation.encoder import build_network, load_encoder, random_encoder, save_encoder
 from volssl.views.views import whole
@@ -78,6 +83,55 @@ def test_a_save_that_dies_leaves_the_old_encoder(folder: Path, card: Card, monke
     assert load_encoder(folder).card.step == 7
     save_encoder(folder, other, card)
     assert [p.name for p in folder.parent.iterdir()] == ["encoder"]
+
+
+class Dying:
+    """Lets ``lives`` calls that touch the disk pass and dies at the next one, before or after it is done."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, lives: int, *, done: bool) -> None:
+        self.lives, self.done = lives, done
+        calls = ((Path, "rename"), (Path, "mkdir"), (encoder_file, "_write"), (shutil, "rmtree"), (os, "fsync"))
+        for owner, name in calls:
+            patch.setattr(owner, name, self.mortal(getattr(owner, name)))
+
+    def mortal(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.lives -= 1
+            last = self.lives == -1
+            result = function(*args, **kwargs) if self.done or not last else None
+            if last:
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_save_may_die_twice_at_any_call(folder: Path, card: Card, network: nn.Module, done: bool) -> None:
+    """The encoder loads after each death, the old or the new one, and the next save leaves nothing behind."""
+
+    def save(step: int, lives: int) -> bool:
+        with pytest.MonkeyPatch.context() as patch:
+            Dying(patch, lives, done=done)
+            try:
+                save_encoder(folder, network, card.model_copy(update={"step": step}))
+            except KeyboardInterrupt:
+                return False
+        return True
+
+    for first in range(100):
+        save_encoder(folder, network, card)
+        survived = save(8, first)
+        assert load_encoder(folder).card.step in (7, 8)
+        for second in range(100):
+            done_again = save(9, second)
+            assert load_encoder(folder).card.step in (7, 8, 9)
+            if done_again:
+                break
+        assert [p.name for p in folder.parent.iterdir()] == ["encoder"]
+        if survived:
+            break
+    assert first > 8
 
 
 def test_folders_are_forgotten(folder: Path) -> None:

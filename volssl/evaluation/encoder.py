@@ -89,18 +89,21 @@ class Encoder(nn.Module):
 
 
 def save_encoder(folder: str | Path, encoder: nn.Module, card: Card) -> None:
-    """Write ``model.safetensors`` and ``card.json`` as one: a reader finds the old pair or the new one.
+    """Write ``model.safetensors`` and ``card.json`` as one: whenever it dies, ``load_encoder`` finds a whole pair.
 
-    A method that keeps two encoders writes two sub-folders, named as in ``Method.encoders``.
+    The old pair stands aside, beside the folder, for the moment between two renames in which the folder is not
+    there; ``load_encoder`` looks there too, and the next save puts it back first. A method that keeps two encoders writes two sub-folders, named as in ``Method.encoders``.
 
     Args:
         encoder: the network, as ``card.backbone`` builds it (not an ``Encoder``).
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     weights = safetensors.torch.save(state)
     signed = card.signed(hashlib.sha256(weights).hexdigest())
-    fresh, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
+    fresh, old = folder.parent / f".{folder.name}.new", _aside(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
     for left in (fresh, old):
         shutil.rmtree(left, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -119,6 +122,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         DataError: the folder holds no encoder, or a damaged one, or weights that do not fit the card.
     """
     folder = Path(path)
+    if not folder.exists() and _aside(folder).exists():
+        folder = _aside(folder)
     card = _read_card(folder)
     try:
         weights = (folder / WEIGHTS).read_bytes()
@@ -150,6 +155,12 @@ def build_network(card: Card, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return card.backbone.build(card.channels)
+
+
+def _aside(folder: Path) -> Path:
+    """Where the old pair is while the new one takes its place."""
+    folder = folder.resolve()
+    return folder.parent / f".{folder.name}.old"
 
 
 def _read_card(folder: Path) -> Card:
