@@ -394,6 +394,46 @@ def test_a_loss_that_is_not_finite_leaves_everything_untouched(tmp_path: Path, m
     assert not list_checkpoints(tmp_path / "checkpoints")
 
 
+@pytest.mark.parametrize(
+    ("loop", "says"),
+    [
+        ({"chunk": 4}, "loop.chunk: 4 items at once do not fit into memory of cpu: try 2"),
+        ({"chunk": 1}, "loop.chunk: a single item does not .* try loop.precision bf16, smaller views.size or a"),
+        ({"chunk": 1, "precision": "bf16"}, "loop.chunk: a single item does not .* try smaller views.size or a"),
+    ],
+)
+def test_too_little_memory_is_told_with_what_to_make_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setattr(trainer_module, "backward", too_large)
+    with pytest.raises(RunError, match=says):
+        run(tmp_path, **loop)
+
+
+def test_too_little_memory_for_the_optimiser_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", too_large)
+    with pytest.raises(RunError, match="optim: the state of adamw does not fit into memory of cpu: use a smaller"):
+        run(tmp_path, optim=AdamWConfig(lr=0.1))
+
+
+def too_large(*_: Any, **__: Any) -> None:
+    raise torch.OutOfMemoryError
+
+
+def test_bf16_trains_close_to_fp32(tmp_path: Path) -> None:
+    """bfloat16 has 8 bits: 2^-8 = 0.4 % per number. Weights and optimiser stay float32; the negative control is
+    that the ends differ at all."""
+    ends = []
+    for precision in ("fp32", "bf16"):
+        run(tmp_path / precision, optim=AdamWConfig(lr=0.001), precision=precision)
+        ends.append(end(tmp_path / precision))
+    (full, lines), (half, others) = ends
+    assert all(x.isfinite().all() and x.dtype == full[name].dtype for name, x in half.items())
+    assert any(not torch.equal(x, full[name]) for name, x in half.items())
+    for line, other in zip(lines, others, strict=True):
+        assert other["loss"] == pytest.approx(line["loss"], rel=0.02)
+
+
 def test_a_full_disk_is_told_and_the_run_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = checkpoint.save
 

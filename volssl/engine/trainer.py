@@ -54,7 +54,7 @@ class Trainer:
         """One optimiser step; returns what there is to log.
 
         Raises:
-            RunError: something is not finite, or the device's memory does not suffice; no weight has moved.
+            RunError: something is not finite, and no weight has moved; or the device's memory does not suffice.
         """
         device, autocast = self.group.device, torch.bfloat16 if self.loop.precision == "bf16" else None
         hold = int(SHARE * memory(device)) if self.method.coupled else 0
@@ -64,16 +64,31 @@ class Trainer:
         except NonFiniteError as problem:
             raise RunError(self._blame(problem, samples, at)) from None
         except torch.OutOfMemoryError:
-            raise RunError(
-                f"loop.chunk: {self.loop.chunk} items at once do not fit into memory of {device}: halve it"
-            ) from None
+            raise RunError(self._too_large()) from None
         if self.optim.clip:
             clip_gradients(self.optimizer, loss.metrics["gradient_norm"], self.optim.clip)
         rate = learning_rate(self.optim, at)
         set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
+        try:
+            self.optimizer.step()  # the first one makes the optimiser's state
+        except torch.OutOfMemoryError:
+            raise RunError(
+                f"optim: the state of {self.optim.name} does not fit into memory of {device}: "
+                "use a smaller backbone or a device with more memory"
+            ) from None
         self.method.after_step(loss.stats, at)
         return {"loss": loss.total, "lr": rate, **loss.metrics}
+
+    def _too_large(self) -> str:
+        """One line that names what is still left to make smaller."""
+        if self.loop.chunk > 1:
+            what = f"{self.loop.chunk} items at once do"
+            how = f"try {self.loop.chunk // 2}"
+        else:
+            what = "a single item does"
+            precision = "loop.precision bf16, " if self.loop.precision == "fp32" else ""
+            how = f"try {precision}smaller views.size or a smaller backbone"
+        return f"loop.chunk: {what} not fit into memory of {self.group.device}: {how}"
 
     def _blame(self, problem: NonFiniteError, samples: Samples, at: Progress) -> str:
         """One line that names the items: those with such an image, else such an embedding, else the batch."""
