@@ -19,7 +19,7 @@ from torch import Tensor
 from volssl import config
 from volssl.data.loader import sample_seed
 
-ROWS, SLICES = 3, 5
+ROWS, SLICES = 2, 6
 
 
 def draw(axes: list[Axes], volume: Tensor, title: str) -> None:
