@@ -74,13 +74,14 @@ class Toy(Method):
 
 
 class Toys:
-    """Items of six numbers; ``bad`` of them are NaN."""
+    """Items of six numbers; ``bad`` of them are NaN; ``changed`` have other files than they had."""
 
-    def __init__(self, bad: tuple[int, ...] = ()) -> None:
-        self.bad, self.ids = bad, tuple(f"toy-{i}" for i in range(ITEMS))
+    def __init__(self, bad: tuple[int, ...] = (), count: int = ITEMS, changed: tuple[int, ...] = ()) -> None:
+        self.bad, self.ids = bad, tuple(f"toy-{i}" for i in range(count))
+        self.fingerprints = tuple(f"{i}{' anew' * (i in changed)}" for i in range(count))
 
     def __len__(self) -> int:
-        return ITEMS
+        return len(self.ids)
 
     def __getitem__(self, i: int) -> Item:
         image = torch.randn(1, 6, generator=torch.Generator().manual_seed(i))
@@ -459,6 +460,26 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(whole: P
     assert "step-00000006.safetensors is damaged: its checksum does not fit its content" in told
     assert "going on after step 3 of 10" in told
     assert identical(whole, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        (Toys(count=ITEMS - 1), "data: 19 items now, 20 when .* restore the data, or give another output"),
+        (Toys(changed=(3,)), "data: 20 items now, 20 when .* and not the same"),
+        (Toys(), None),
+    ],
+)
+def test_other_data_are_refused_and_the_same_go_on(whole: Path, tmp_path: Path, now: Toys, says: str | None) -> None:
+    with pytest.raises(CrashError):
+        run(tmp_path, evaluations=(crash_at(5),))
+    if says is None:
+        run(tmp_path, source=now)
+        assert identical(whole, tmp_path)
+        return
+    with pytest.raises(RunError, match=says):
+        run(tmp_path, source=now)
+    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000003.safetensors"]
 
 
 def test_another_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

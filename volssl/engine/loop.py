@@ -13,9 +13,9 @@ from volssl.engine.chunks import Views
 from volssl.engine.distributed import Group
 from volssl.engine.log import Log
 from volssl.engine.optim import build_optimizer
-from volssl.engine.saver import Saver, environment
+from volssl.engine.saver import FixedSource, Saver, environment, identity
 from volssl.engine.stop import Stop, until_stopped
-from volssl.engine.trainer import NamedSource, Trainer
+from volssl.engine.trainer import Trainer
 from volssl.methods.base import Method
 from volssl.types import Progress
 
@@ -31,7 +31,7 @@ def fit(
     method: Method,
     optim: OptimConfig,
     loop: LoopConfig,
-    source: NamedSource,
+    source: FixedSource,
     views: Views,
     seed: int,
     folder: Path,
@@ -51,13 +51,15 @@ def fit(
             the last step: what is due at the end is the caller's.
 
     Raises:
-        RunError: no checkpoint can be used; something is not finite; the last save failed.
+        RunError: no checkpoint can be used, or it was made of other data; something is not finite; the last
+            save failed.
         SystemExit: 143 after SIGTERM or SIGUSR1, 130 after Ctrl-C; the step is finished and saved.
     """
     method.to(group.device).train()
     group.broadcast(method)
     trainer = Trainer(method, build_optimizer(optim, method), optim, loop, source, views, group)
-    saver = Saver(folder / "checkpoints", trainer, {**meta, "environment": environment(group)})
+    meta = {**meta, "data": identity(source), "environment": environment(group)}
+    saver = Saver(folder / "checkpoints", trainer, meta)
     said, done = saver.resume()
     if loop.compile:
         for encoder in method.encoders.values():

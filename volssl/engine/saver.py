@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from volssl.engine.checkpoint import Checkpoint, load_latest, save, sweep
 from volssl.engine.distributed import Group
 from volssl.engine.log import Log
-from volssl.engine.trainer import Trainer
+from volssl.engine.trainer import NamedSource, Trainer
 from volssl.errors import RunError
+
+
+class FixedSource(NamedSource, Protocol):
+    """A source that can tell whether its items are still the same: one hash per item, of what it is made from."""
+
+    @property
+    def fingerprints(self) -> Sequence[str]: ...
 
 
 @dataclass
@@ -29,7 +38,8 @@ class Saver:
         """Go to the newest sound checkpoint; returns what a person should know, and the steps done.
 
         Raises:
-            RunError: there are checkpoints, but none that can be used, or the ranks see different ones.
+            RunError: there are checkpoints, but none that can be used, or the ranks see different ones, or the
+                data are not those that the checkpoint was trained on.
         """
         group = self.trainer.group
         with group.together():
@@ -41,10 +51,19 @@ class Saver:
             raise RunError(f"{self.folder}: the ranks see different checkpoints: put output on a shared disk")
         if not found:
             return [], 0
+        self._require_same_data(found)
         self.trainer.load_state(found.tensors)
         self.saved = found.step
         going_on = f"going on after step {found.step} of {self.trainer.loop.steps}"
         return [*found.damaged, going_on, *self._changed(found)], found.step
+
+    def _require_same_data(self, found: Checkpoint) -> None:
+        before, now = found.meta.get("data"), self.meta["data"]
+        if before and before != now:  # checkpoints of early versions do not say
+            raise RunError(
+                f"data: {now['count']} items now, {before['count']} when {self.folder} was written, and not the "
+                "same: restore the data, or give another output to start anew"
+            )
 
     def _changed(self, found: Checkpoint) -> list[str]:
         """What of the environment is not as it was: the numbers then agree to rounding only."""
@@ -77,6 +96,12 @@ class Saver:
         except RunError as problem:
             return [str(problem)]
         return []
+
+
+def identity(source: FixedSource) -> dict[str, Any]:
+    """What says whether two sources hold the same items in the same order."""
+    items = json.dumps([list(source.ids), list(source.fingerprints)])
+    return {"count": len(source), "sha256": hashlib.sha256(items.encode()).hexdigest()}
 
 
 def environment(group: Group) -> dict[str, Any]:
