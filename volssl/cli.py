@@ -84,7 +84,7 @@ def acl_tear(
     config = component(ACLTearConfig, given, overrides or [])
     from volssl import run as root
 
-    root.acl_tear(encoder, config, out or encoder.parent / "acl-tear")
+    root.acl_tear(encoder, config, out or encoder.parent / f"acl_tear-{data.resolve().name}")
 
 
 def _world() -> int:

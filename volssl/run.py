@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +23,10 @@ from volssl.engine.lock import lock
 from volssl.engine.loop import Evaluation, fit
 from volssl.errors import ConfigError, RunError
 from volssl.evaluation import ACLTearConfig
-from volssl.evaluation.acl_tear import evaluate_acl_tear
+from volssl.evaluation.acl_tear import run_acl_tear
 from volssl.evaluation.card import Card, Fingerprint
+from volssl.evaluation.cohort import check_acl_tear
 from volssl.evaluation.encoder import Encoder, load_encoder, save_encoder
-from volssl.evaluation.results import COMBINED
 from volssl.methods.base import Method
 
 CONFIG, ENCODER = "config.yaml", "encoder"
@@ -194,7 +194,13 @@ def _wanted(run: Run) -> list[tuple[ACLTearConfig, Path]]:
 
 
 def _evaluations(run: Run, source: CachedSource, console: Console) -> list[Evaluation]:
-    """What runs every so many steps: its scores go into the metrics, its tables into a folder per step."""
+    """What runs every so many steps: its scores go into the metrics, its tables into a folder per step.
+
+    Raises:
+        DataError, ConfigError: any evaluation, now or at the end, could not run.
+    """
+    for wanted, _ in _wanted(run):
+        check_acl_tear(wanted, wanted.data or "", channels=run.data.channels, dims=run.data.dims)
 
     def during(wanted: ACLTearConfig, out: Path) -> Callable[[Method, int], dict[str, float]]:
         def evaluate(method: Method, step: int) -> dict[str, float]:
@@ -221,21 +227,11 @@ def _with_data(wanted: ACLTearConfig, run: Run) -> ACLTearConfig:
     return wanted.model_copy(update={"data": str(cohort)})
 
 
-def _silent(_line: str) -> None:
-    """Tell nobody."""
-
-
 def _acl_tear(encoders: dict[str, Encoder], config: ACLTearConfig, out: Path, console: Console) -> dict[str, float]:
-    """Evaluate, write, print; returns the combined AUCs by name."""
+    """Evaluate, write, print; returns the AUCs of the planes combined, by name."""
     device = next(next(iter(encoders.values())).parameters()).device
-    with console.status("evaluating") if console.is_terminal else nullcontext() as status:
-        report = status.update if status else _silent
-        results = evaluate_acl_tear(config, encoders, config.data or "", device=device, report=report)
-    results.write(out)
-    results.show(console)
-    console.print(f"written to {out}", markup=False)
+    results = run_acl_tear(encoders, config, out, console=console, device=device)
     return {
         f"{config.name}.{row.protocol}.{row.fraction:g}.{row.encoder}": row.metrics["auc"].value
-        for row in results.rows
-        if row.plane == COMBINED
+        for row in results.combined()
     }
