@@ -435,6 +435,39 @@ def test_bf16_trains_close_to_fp32(tmp_path: Path) -> None:
         assert other["loss"] == pytest.approx(line["loss"], rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of dynamo's own making
+def test_compiled_is_as_eager_to_rounding(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both encoders, the teacher's too, traced with their derivatives; aot_eager leaves out only the code."""
+    compiled: list[nn.Module] = []
+
+    def trace(self: nn.Module) -> None:
+        compiled.append(self)
+        compile_(self, backend="aot_eager")
+
+    compile_ = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", trace)
+    method = run(tmp_path, compile=True).method
+    assert compiled == [method.student, method.teacher]
+    (ours, lines), (theirs, others) = end(tmp_path), end(whole)
+    assert [line.keys() for line in lines] == [line.keys() for line in others]
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_are_repeatable_during_a_run_and_as_before_after_it(tmp_path: Path) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def look(method: Method, done: int) -> dict[str, float]:  # noqa: ARG001
+        seen.append((torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark))
+        return {}
+
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    run(tmp_path, evaluations=((5, look),))
+    assert seen == [(True, False)]
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before == (False, False)
+
+
 def test_a_full_disk_is_told_and_the_run_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = checkpoint.save
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 
 from volssl.data.loader import Loader
@@ -62,12 +64,23 @@ def fit(
     saver = Saver(folder / "checkpoints", trainer, meta)
     said, done = saver.resume()
     if loop.compile:
-        for encoder in method.encoders.values():
-            encoder.compile()
+        _compile(method)
     place = folder if group.rank == 0 else None
-    log = Log(place, console=console, done=done, steps=loop.steps, batch=loop.batch, board=loop.tensorboard)
+    with Stop() as stop, _repeatable_convolutions():
+        log = Log(place, console=console, done=done, steps=loop.steps, batch=loop.batch, board=loop.tensorboard)
+        with log:
+            log.say(*said)
+            done = _go_on(trainer, saver, evaluations, log, stop, seed)
+            if stop.agreed(group):
+                log.say(f"stopped after step {done} of {loop.steps}: the same command goes on from here")
+                raise SystemExit(stop.code)
+
+
+def _go_on(trainer: Trainer, saver: Saver, evaluations: Sequence[Evaluation], log: Log, stop: Stop, seed: int) -> int:
+    """The steps that are left or until stopped, saved as often as asked for and at the end; the steps done."""
+    loop, group, done = trainer.loop, trainer.group, saver.saved
     feed = Loader(
-        source,
+        trainer.source,
         batch=loop.batch,
         seed=seed,
         start=done,
@@ -76,20 +89,40 @@ def fit(
         world=group.world,
         workers=loop.workers,
     )
-    with log, Stop() as stop:
-        log.say(*said)
-        for step, samples in enumerate(until_stopped(feed, stop, group), start=done):
-            values = trainer.step(samples, Progress(step, loop.steps))
-            done = step + 1
-            found = _evaluate(trainer, evaluations, done, log)
-            if found or done % loop.log_every == 0 or done == loop.steps:
-                log.record(done, {name: float(x) for name, x in values.items()} | found)
-            if done % loop.save_every == 0 and done < loop.steps:
-                log.say(*saver.try_to_save(done, log))
-        saver.save(done, log)
-        if stop.agreed(group):
-            log.say(f"stopped after step {done} of {loop.steps}: the same command goes on from here")
-            raise SystemExit(stop.code)
+    for step, samples in enumerate(until_stopped(feed, stop, group), start=done):
+        values = trainer.step(samples, Progress(step, loop.steps))
+        done = step + 1
+        found = _evaluate(trainer, evaluations, done, log)
+        if found or done % loop.log_every == 0 or done == loop.steps:
+            log.record(done, {name: float(x) for name, x in values.items()} | found)
+        if done % loop.save_every == 0 and done < loop.steps:
+            log.say(*saver.try_to_save(done, log))
+    saver.save(done, log)
+    return done
+
+
+def _compile(method: Method) -> None:
+    """Compile the encoders, those of a teacher too, which are of the same class. No name in the state changes."""
+    kinds = {type(encoder) for encoder in method.encoders.values()}
+    for module in method.modules():
+        if type(module) in kinds:
+            module.compile()
+
+
+@contextmanager
+def _repeatable_convolutions() -> Iterator[None]:
+    """No convolution of cuDNN's that adds up in an order of its own, or that is chosen by a race against the clock.
+
+    Otherwise a resumed run on CUDA would not be bit for bit the run it goes on with. Only cuDNN is asked:
+    ``torch.use_deterministic_algorithms`` would refuse whatever has no such kernel at all, at any step.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _evaluate(trainer: Trainer, evaluations: Sequence[Evaluation], done: int, log: Log) -> dict[str, float]:
