@@ -57,13 +57,37 @@ def test_each_missing_piece_is_one_line(own: Path) -> None:
     [
         ("id,label\n0000,1\n", "line 1 is 'id,label'"),
         ("0000,1\n0001,2\n", "line 2"),
-        ("0000,1\n0000,0\n", "two labels"),
+        ("0000,1\n0000,0\n", "twice, with two values"),
         ("0000,0\n0001,0\n0002,1\n", "3 exams, 1 positive"),
     ],
 )
 def test_labels_that_cannot_be_used(own: Path, text: str, says: str) -> None:
     """A header, a third class, a contradiction, a single tear."""
     (own / "train-acl.csv").write_text(text)
+    assert says in refused(own)
+
+
+def test_patients_are_read_in_the_order_of_ids(own: Path) -> None:
+    """Lines in any order, exams of other splits among them; without the table each exam is its own patient."""
+    assert read_labels(own, "train", "acl", PLANES).patients.tolist() == [f"{i:04d}" for i in range(36)]
+    (own / "patients.csv").write_text("\n".join(f"{i},p{i // 2}" for i in reversed(range(99))))
+    labels = read_labels(own, "train", "acl", PLANES)
+    assert labels.patients.tolist() == [f"p{i // 2}" for i in range(36)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("exam,patient\n", "line 1 is 'exam,patient'"),
+        ("0000,\n", "line 1"),
+        ("0000,a\n", "35 exams have no patient, first 0001"),
+        ("0000,a\n0000,b\n", "twice"),
+        ("\n".join(f"{i},p" for i in range(36)), "36 exams of 1 patients"),
+    ],
+)
+def test_patients_that_cannot_be_used(own: Path, text: str, says: str) -> None:
+    """A header, no name, exams left out, a contradiction, one patient for all."""
+    (own / "patients.csv").write_text(text)
     assert says in refused(own)
 
 

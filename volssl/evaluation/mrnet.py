@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,21 +11,29 @@ import numpy as np
 from volssl.data import Report
 from volssl.errors import DataError
 from volssl.evaluation.card import Card
+from volssl.evaluation.splits import LEAST, Groups
 from volssl.evaluation.statistics import Ints
 from volssl.types import Item, Source
 
 SPLITS = ("train", "valid")
+PATIENTS = "patients.csv"
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """ids (N,) exam names as the files have them, sorted; y (N,) 0 or 1."""
+    """ids (N,) exam names as the files have them, sorted; y (N,) 0 or 1; patients (N,) whose exam it is.
+
+    Where no ``patients.csv`` says otherwise, each exam is its own patient.
+    """
 
     ids: tuple[str, ...]
     y: Ints
+    patients: Groups
 
     def __str__(self) -> str:
-        return f"{len(self.ids)} exams, {int(self.y.sum())} positive"
+        patients = len(np.unique(self.patients))
+        of = f" of {patients} patients" if patients < len(self.ids) else ""
+        return f"{len(self.ids)} exams{of}, {int(self.y.sum())} positive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +55,32 @@ def is_synthetic(root: Path) -> bool:
     return (root / "phantom.json").is_file()
 
 
+def names_patients(root: Path) -> bool:
+    """Whether a ``patients.csv`` says which exams are of one patient."""
+    return (root / PATIENTS).is_file()
+
+
+def read_splits(root: Path, task: str, planes: tuple[str, ...]) -> tuple[Labels, Labels]:
+    """The training exams and the test exams; where patients are named, none has exams in both.
+
+    Raises:
+        DataError: as ``read_labels``, or a patient has exams in both.
+    """
+    train, test = (read_labels(root, split, task, planes) for split in SPLITS)
+    if names_patients(root) and len(shared := np.intersect1d(train.patients, test.patients)):
+        what = f"{len(shared)} patients have exams in train and in valid, first {shared[0]}: keep each in one"
+        raise DataError("labels", what, str(root / PATIENTS))
+    return train, test
+
+
 def read_labels(root: Path, split: str, task: str, planes: tuple[str, ...]) -> Labels:
     """The exams of ``{split}-{task}.csv``, each of which must be there in each plane.
 
+    ``patients.csv`` beside it, if there, names the patient of each exam: headerless ``exam,patient``.
+
     Raises:
-        DataError: a missing folder or file, a line that is not ``id,0`` or ``id,1``, fewer than two of a
-        class.
+        DataError: a missing folder or file, a line that is not ``id,0`` or ``id,1`` (or ``exam,patient``), an
+            exam without a patient, fewer than two patients of a class.
     """
     for folder in (root, *(root / split / plane for plane in planes)):
         if not folder.is_dir():
@@ -65,9 +94,11 @@ def read_labels(root: Path, split: str, task: str, planes: tuple[str, ...]) -> L
             raise DataError("layout", f"{what}: copy them or take the lines out", str(root / split / plane))
     ids = tuple(sorted(found))
     y = np.array([found[name] for name in ids], dtype=np.int64)
-    if min(np.bincount(y, minlength=2)) < 2:
-        raise DataError("labels", f"{len(y)} exams, {y.sum()} positive: two of each class are needed", str(path))
-    return Labels(ids, y)
+    labels = Labels(ids, y, _patients(root, ids))
+    positive = np.unique(labels.patients[y == 1])  # with any exam, as ``splits.subset`` counts
+    if min(len(positive), len(np.unique(labels.patients)) - len(positive)) < LEAST:
+        raise DataError("labels", f"{labels}: two patients of each class are needed", str(path))
+    return labels
 
 
 def open_plane(
@@ -94,18 +125,33 @@ def open_plane(
     return Rows(source, np.array([position[name] for name in ids], dtype=np.int64))
 
 
+def _patients(root: Path, ids: tuple[str, ...]) -> Groups:
+    if not names_patients(root):
+        return np.array(ids)
+    path = root / PATIENTS
+    patients = _read_pairs(path, "exam,patient", lambda patient: patient != "")
+    if absent := [name for name in ids if name not in patients]:
+        raise DataError("labels", f"{len(absent)} exams have no patient, first {absent[0]}: add them", str(path))
+    return np.array([patients[name] for name in ids])
+
+
 def _read_csv(path: Path) -> dict[str, int]:
+    return {name: int(label) for name, label in _read_pairs(path, "id,0 or id,1", ("0", "1").__contains__).items()}
+
+
+def _read_pairs(path: Path, wanted: str, good: Callable[[str], bool]) -> dict[str, str]:
+    """exam -> value of a headerless table."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise DataError("layout", "no such file: MRNet has headerless lines such as 0000,1", str(path)) from None
-    labels: dict[str, int] = {}
+        raise DataError("layout", f"no such file: MRNet has headerless lines {wanted}", str(path)) from None
+    values: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        name, _, label = (part.strip() for part in line.partition(","))
-        if not name.isdigit() or label not in ("0", "1"):
-            raise DataError("labels", f"line {number} is {line!r}: write id,0 or id,1 and no header", str(path))
-        if labels.setdefault(name.zfill(4), int(label)) != int(label):
-            raise DataError("labels", f"line {number}: exam {name} has two labels: keep one", str(path))
-    return labels
+        name, _, value = (part.strip() for part in line.partition(","))
+        if not name.isdigit() or not good(value):
+            raise DataError("labels", f"line {number} is {line!r}: write {wanted} and no header", str(path))
+        if values.setdefault(name.zfill(4), value) != value:
+            raise DataError("labels", f"line {number}: exam {name} stands twice, with two values", str(path))
+    return values
