@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from volssl.errors import ConfigError, DataError
 from volssl.evaluation import ACLTearConfig
 from volssl.evaluation.acl_tear import Scored, ZScored, _combine, evaluate_acl_tear, main, run_acl_tear
 from volssl.evaluation.card import Card
+from volssl.evaluation.cohort import check_acl_tear
 from volssl.evaluation.encoder import Encoder, build_network, random_encoder, save_encoder
 from volssl.evaluation.results import Results
-from volssl.evaluation.statistics import METRICS, auc
+from volssl.evaluation.splits import folds
+from volssl.evaluation.statistics import METRICS, Resamples, auc, bootstrap
+from volssl.models.weights import ImportReport
 from volssl.types import Features
 
 
@@ -84,9 +88,9 @@ def test_an_encoder_that_knows_nothing_is_at_one_half(mrnet: Path, card: Card) -
 def test_fine_tuning_and_kinetics(mrnet: Path, card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both protocols beside Kinetics weights (a stand-in of the same kind), on one plane."""
 
-    def stand_in(path: str, channels: int) -> tuple[object, object, None]:
+    def stand_in(path: str, channels: int) -> tuple[object, object, ImportReport]:
         assert (path, channels) == ("r3d.pth", 1)
-        return card.backbone, build_network(card, 4).state_dict(), None
+        return card.backbone, build_network(card, 4).state_dict(), ImportReport(("a", "b"), ("c",), ("fc",))
 
     monkeypatch.setattr("volssl.evaluation.acl_tear.load_kinetics_r3d18", stand_in)
     settings = config(mrnet, protocols=("frozen", "finetune"), kinetics="r3d.pth")
@@ -95,6 +99,8 @@ def test_fine_tuning_and_kinetics(mrnet: Path, card: Card, monkeypatch: pytest.M
     assert {row.protocol for row in found.rows} == {"frozen", "finetune"}
     plane, combined = found.rows[0], found.rows[1]
     assert plane.metrics == combined.metrics  # one plane is its own combination
+    assert found.notes == ("kinetics: 2 keys matched; adapted: c; left: fc",)
+    assert found.notes[0] in found.markdown()
 
 
 def test_stacks_are_prepared_once_for_all_encoders(mrnet: Path, card: Card) -> None:
@@ -116,8 +122,9 @@ def test_planes_are_combined_on_held_out_scores_only() -> None:
     rng = np.random.default_rng(0)
     y = rng.permutation((np.arange(200) < 70).astype(np.int64))
     noise, signal = rng.normal(size=(2, 200)), 1.2 * y + rng.normal(size=(2, 200))
-    honest = _combine([Scored(noise[0], noise[1]), Scored(signal[0], signal[1])], y, 0)
-    in_fold = _combine([Scored(noise[0], 5.0 * y + noise[1]), Scored(signal[0], signal[1])], y, 0)
+    exams = np.arange(200)
+    honest = _combine([Scored(noise[0], noise[1]), Scored(signal[0], signal[1])], y, exams, 0)
+    in_fold = _combine([Scored(noise[0], 5.0 * y + noise[1]), Scored(signal[0], signal[1])], y, exams, 0)
     one = np.ones((1, 200))
     assert auc(y, honest.test, one)[0] > auc(y, in_fold.test, one)[0] + 0.05
     assert auc(y, honest.test, one)[0] == pytest.approx(auc(y, signal[0], one)[0], abs=0.03)
@@ -179,6 +186,7 @@ def test_command_line(mrnet: Path, card: Card, tmp_path: Path, capsys: pytest.Ca
         ([str(tmp_path), str(mrnet)], "not an encoder"),
         ([str(tmp_path / "encoder"), str(tmp_path)], "layout"),
         ([str(tmp_path / "encoder"), str(mrnet), "seed=3"], "seed: Extra inputs"),
+        ([str(tmp_path / "encoder"), str(mrnet), "seeds"], "seeds: is no override: write KEY=VALUE"),
         ([str(mrnet)], "KEY=VALUE"),
     ):
         assert main(wrong) == 2
@@ -187,7 +195,100 @@ def test_command_line(mrnet: Path, card: Card, tmp_path: Path, capsys: pytest.Ca
 
 def test_no_data_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="MRNet"):
-        run_acl_tear(tmp_path, ACLTearConfig(), tmp_path)
+        run_acl_tear({}, ACLTearConfig(), tmp_path, console=Console(), device="cpu")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_run_writes_and_shows(mrnet: Path, card: Card, tmp_path: Path, terminal: bool) -> None:
+    """One function evaluates, writes and shows; brackets in a path or a line are no markup, on a terminal or not."""
+    shown, out = io.StringIO(), tmp_path / "[red]out[/x]"
+    console = Console(file=shown, width=300, force_terminal=terminal, color_system=None)
+    encoders = {"of [/x] ours": random_encoder(card, 9)}
+    found = run_acl_tear(encoders, config(mrnet), out, console=console, device="cpu")
+    assert json.loads((out / "results.json").read_text())["title"] == found.title()
+    assert f"written to {out}" in shown.getvalue()
+    assert found.title() in shown.getvalue()
+
+
+def write_patients(root: Path, *, valid: int) -> None:
+    """Exams 2k and 2k + 1 are of one patient; those of the valid split are counted from ``valid``."""
+    lines = [f"{exam:04d},p{exam // 2}" for exam in (*range(36), *range(valid, valid + 24))]
+    (root / "patients.csv").write_text("\n".join(lines))
+
+
+@pytest.fixture
+def paired(mrnet: Path, tmp_path: Path) -> Path:
+    """The cohort with two exams a patient; the valid exams are numbered from 100 on."""
+    root = Path(shutil.copytree(mrnet, tmp_path / "paired", ignore=shutil.ignore_patterns("cache")))
+    for plane in (root / "valid").iterdir():
+        for exam in sorted(plane.iterdir()):
+            exam.rename(plane / f"{int(exam.stem) + 100:04d}.npy")
+    labels = root / "valid-acl.csv"
+    labels.write_text("".join(f"{int(line[:4]) + 100:04d}{line[4:]}\n" for line in labels.read_text().split()))
+    write_patients(root, valid=100)
+    return root
+
+
+def test_patients_are_never_parted(paired: Path, card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subsets, folds of every kind and resamples take both exams of a patient or neither."""
+    parts: list[np.ndarray] = []
+    drawn: list[np.ndarray] = []
+
+    def folded(y: np.ndarray, groups: np.ndarray, most: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        assert set(np.unique(groups, return_counts=True)[1]) == {2}
+        made = folds(y, groups, most, seed)
+        for train, held in made:
+            assert not set(groups[train]) & set(groups[held])
+            parts.append(groups)
+        return made
+
+    def resampled(y: np.ndarray, groups: np.ndarray, n: int, seed: int) -> Resamples:
+        made = bootstrap(y, groups, n, seed)
+        drawn.append(made.weight)
+        return made
+
+    monkeypatch.setattr("volssl.evaluation.linear.folds", folded)
+    monkeypatch.setattr("volssl.evaluation.finetune.folds", folded)
+    monkeypatch.setattr("volssl.evaluation.acl_tear.bootstrap", resampled)
+    settings = config(paired, planes=("axial", "coronal"), protocols=("frozen", "finetune"), fractions=(0.5, 1.0))
+    found = evaluate_acl_tear(settings, {"pre-trained": random_encoder(card, 9)}, paired)
+    # 2 encoders x 2 fractions, and for each: two probes of planes, two fine-tunings of 2 folds, two combinations
+    assert len(parts) == 2 * 2 * (4 * 5 + 2 * 2)
+    assert np.array_equal(drawn[0][:, ::2], drawn[0][:, 1::2])
+    assert found.train == "36 exams of 18 patients, 12 positive"
+    assert "one patient" not in found.caption()
+    assert "a patient's exams together" in found.caption()
+
+
+def test_each_exam_is_a_patient_where_none_is_named(results: Results) -> None:
+    assert "each exam taken as one patient." in results.caption()
+
+
+def test_a_patient_in_both_splits_is_refused(paired: Path) -> None:
+    """Exam 100 becomes one of patient p0, whose other exams are trained on."""
+    table = paired / "patients.csv"
+    table.write_text(table.read_text().replace("0100,p50", "0100,p0"))
+    with pytest.raises(DataError, match=r"patients\.csv: labels: 1 patients .* first p0"):
+        check_acl_tear(config(paired), paired, channels=1, dims=3)
+
+
+def test_check_refuses_early_what_would_fail_late(mrnet: Path, tmp_path: Path) -> None:
+    """Before pre-training, by labels, folders and names alone: the images of this copy are empty files."""
+    root = Path(shutil.copytree(mrnet, tmp_path / "copy", copy_function=lambda _, to: Path(to).touch()))
+    for split in ("train", "valid"):
+        shutil.copy(mrnet / f"{split}-acl.csv", root)
+    check_acl_tear(config(root), root, channels=1, dims=3)
+    for channels, dims in ((2, 3), (1, 2)):
+        with pytest.raises(DataError, match=f"{dims}D images of {channels} channels"):
+            check_acl_tear(config(root), root, channels=channels, dims=dims)
+    with pytest.raises(ConfigError, match=r"kinetics: .*none\.pth is no file"):
+        check_acl_tear(config(root, kinetics=str(tmp_path / "none.pth")), root, channels=1, dims=3)
+    with pytest.raises(DataError, match="layout"):
+        check_acl_tear(config(root, task="meniscus"), root, channels=1, dims=3)
+    (root / "valid" / "sagittal" / "0003.npy").unlink()
+    check_acl_tear(config(root, planes=("axial",)), root, channels=1, dims=3)
+    with pytest.raises(DataError, match=r"first 0003\.npy"):
+        check_acl_tear(config(root), root, channels=1, dims=3)
 
 
 @pytest.mark.parametrize("given", [{"planes": ("axial", "axial")}, {"fractions": (0.1, 0.1)}])

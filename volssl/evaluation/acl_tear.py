@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -12,19 +13,21 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor, nn
 
 from volssl import strict_yaml
-from volssl.errors import ConfigError, DataError, UserError
+from volssl.errors import ConfigError, UserError
 from volssl.evaluation import ACLTearConfig
 from volssl.evaluation.card import Card
+from volssl.evaluation.cohort import Cohort, Report, check_shape
 from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
 from volssl.evaluation.features import extract
 from volssl.evaluation.finetune import Recipe, finetune
 from volssl.evaluation.linear import linear_probe
-from volssl.evaluation.mrnet import SPLITS, Rows, is_synthetic, open_plane, read_labels
+from volssl.evaluation.mrnet import SPLITS, Rows, is_synthetic, names_patients
 from volssl.evaluation.results import COMBINED, Difference, Results, Row
-from volssl.evaluation.splits import subset
+from volssl.evaluation.splits import Groups, subset
 from volssl.evaluation.statistics import (
     METRICS,
     Floats,
@@ -37,11 +40,9 @@ from volssl.evaluation.statistics import (
     youden,
 )
 from volssl.models.weights import load_kinetics_r3d18
-from volssl.types import Features, Source
+from volssl.types import Features
 
 RANDOM, KINETICS = "random", "kinetics"
-NO_MM = ": stacks know no millimetres, so the encoder's spacing and orientation are not applied"
-Report = Callable[[str], None]
 Key = tuple[str, str, float, str]  # encoder, protocol, fraction, plane
 
 
@@ -77,33 +78,6 @@ class ZScored(nn.Module):
         return features
 
 
-class Cohort:
-    """MRNet's exams as each encoder wants them; what two encoders want alike is prepared once."""
-
-    def __init__(self, config: ACLTearConfig, root: Path, report: Report) -> None:
-        self.config, self.root, self.report = config, root, report
-        self.train, self.test = (read_labels(root, split, config.task, config.planes) for split in SPLITS)
-        self._sources: dict[str, Source] = {}
-
-    def source(self, split: str, plane: str, card: Card) -> Source:
-        """One plane of one split, in the order of its labels' ids."""
-        key = f"{split} {plane} {card.data.model_dump_json()} {card.region}"
-        if key not in self._sources:
-            self.report(f"reading {split}/{plane}" + (NO_MM if card.data.spacing or card.data.orientation else ""))
-            ids = (self.train if split == "train" else self.test).ids
-            self._sources[key] = open_plane(
-                self.root,
-                split,
-                plane,
-                ids,
-                card,
-                cache=self.config.cache,
-                workers=self.config.workers,
-                report=lambda _done, _all, line: self.report(line) if line else None,
-            )
-        return self._sources[key]
-
-
 def evaluate_acl_tear(
     config: ACLTearConfig,
     encoders: Mapping[str, Encoder],
@@ -126,14 +100,12 @@ def evaluate_acl_tear(
         DataError, ConfigError: the layout, the labels, an exam or the Kinetics file cannot be used.
     """
     for name, encoder in encoders.items():
-        if encoder.card.channels != 1 or encoder.card.backbone.dims != 3:
-            shape = f"{encoder.card.backbone.dims}D images of {encoder.card.channels} channels"
-            raise DataError("encoder", f"takes {shape}, MRNet's stacks are 3D of one channel", name)
+        check_shape(encoder.card.channels, encoder.card.backbone.dims, name)
     cohort = Cohort(config, Path(data), report)
-    resamples = bootstrap(cohort.test.y, np.arange(len(cohort.test.y)), config.bootstrap, seed=0)
+    resamples = bootstrap(cohort.test.y, cohort.test.patients, config.bootstrap, seed=0)
     card = next(iter(encoders.values())).card
     found: dict[Key, Found] = {}
-    for name, encoder in _contestants(config, encoders, card).items():
+    for name, encoder in _contestants(cohort, encoders, card).items():
         _evaluate(name, encoder, cohort, range(config.seeds), resamples, found, device)
     for seed in range(config.seeds):
         _evaluate(RANDOM, random_encoder(card, seed), cohort, (seed,), resamples, found, device)
@@ -141,33 +113,38 @@ def evaluate_acl_tear(
 
 
 def run_acl_tear(
-    encoder: str | Path,
+    encoders: Mapping[str, Encoder],
     config: ACLTearConfig,
     out: str | Path,
     *,
-    device: str | torch.device = "cpu",
-    console: Console | None = None,
+    console: Console,
+    device: str | torch.device,
 ) -> Results:
-    """Evaluate the encoder in a folder, print the tables and write them to ``out``.
+    """Evaluate on ``config.data``, write the results to ``out`` and show the tables; progress is a status line.
 
     Raises:
-        DataError, ConfigError: as ``evaluate_acl_tear`` and ``load_encoder``.
+        DataError, ConfigError: as ``evaluate_acl_tear``; ``config.data`` is missing.
     """
     if config.data is None:
         raise ConfigError("data: is missing: give a folder in MRNet's layout")
-    console = console or Console()
-    encoders = {"pre-trained": load_encoder(encoder)}
-    results = evaluate_acl_tear(config, encoders, config.data, device=device, report=console.print)
+    with console.status("evaluating") if console.is_terminal else nullcontext() as status:
+        report = (lambda line: status.update(escape(line))) if status else _silent
+        results = evaluate_acl_tear(config, encoders, config.data, device=device, report=report)
     results.write(out)
     results.show(console)
-    console.print(f"written to {out}")
+    console.print(f"written to {out}", markup=False)
     return results
 
 
-def _contestants(config: ACLTearConfig, encoders: Mapping[str, Encoder], card: Card) -> dict[str, Encoder]:
-    if config.kinetics is None:
+def _silent(_line: str) -> None:
+    """Tell nobody."""
+
+
+def _contestants(cohort: Cohort, encoders: Mapping[str, Encoder], card: Card) -> dict[str, Encoder]:
+    if cohort.config.kinetics is None:
         return dict(encoders)
-    backbone, state, _ = load_kinetics_r3d18(config.kinetics, card.channels)
+    backbone, state, imported = load_kinetics_r3d18(cohort.config.kinetics, card.channels)
+    cohort.note(f"{KINETICS}: {imported}")
     update = {"backbone": backbone, "method": KINETICS, "step": 0, "fingerprint": None, "sha256": ""}
     own = card.model_copy(update=update)
     network = build_network(own, seed=0)
@@ -185,18 +162,18 @@ def _evaluate(
     device: str | torch.device,
 ) -> None:
     """Every protocol, fraction and seed of one encoder; its features are computed once."""
-    config, y = cohort.config, cohort.train.y
+    config, y, patients = cohort.config, cohort.train.y, cohort.train.patients
     features = _features(name, encoder, cohort, device) if "frozen" in config.protocols else {}
     for protocol, fraction, seed in product(config.protocols, config.fractions, seeds):
         cohort.report(f"{name}: {protocol}, {fraction:.0%} of the labels, seed {seed}")
-        rows = subset(y, np.arange(len(y)), fraction, seed)
+        rows = subset(y, patients, fraction, seed)
         scored: dict[str, Scored] = {}
         for plane in config.planes:
             if protocol == "frozen":
-                scored[plane] = _frozen(features, plane, y, rows, seed)
+                scored[plane] = _frozen(features, cohort, plane, rows, seed)
             else:
                 scored[plane] = _finetuned(encoder, cohort, plane, rows, seed, device)
-        scored[COMBINED] = _combine(list(scored.values()), y[rows], seed)
+        scored[COMBINED] = _combine(list(scored.values()), y[rows], patients[rows], seed)
         for what, scores in scored.items():
             entry = found.setdefault((name, protocol, fraction, what), Found(len(rows)))
             entry.thresholds.append(youden(y[rows], scores.held_out))
@@ -213,9 +190,9 @@ def _features(name: str, encoder: Encoder, cohort: Cohort, device: str | torch.d
     return found
 
 
-def _frozen(features: dict[tuple[str, str], Floats], plane: str, y: Ints, rows: Ints, seed: int) -> Scored:
+def _frozen(features: dict[tuple[str, str], Floats], cohort: Cohort, plane: str, rows: Ints, seed: int) -> Scored:
     train, test = features["train", plane][rows], features["valid", plane]
-    probe = linear_probe(train, y[rows], test, groups=rows, seed=seed)
+    probe = linear_probe(train, cohort.train.y[rows], test, groups=cohort.train.patients[rows], seed=seed)
     return Scored(probe.scores, probe.oof_scores)
 
 
@@ -228,7 +205,7 @@ def _finetuned(
         Rows(cohort.source("train", plane, encoder.card), rows),
         cohort.train.y[rows],
         cohort.source("valid", plane, encoder.card),
-        groups=rows,
+        groups=cohort.train.patients[rows],
         recipe=Recipe(config.folds, config.steps, config.lr, config.batch),
         seed=seed,
         device=device,
@@ -236,12 +213,12 @@ def _finetuned(
     return Scored(tuned.scores, tuned.oof_scores)
 
 
-def _combine(planes: list[Scored], y: Ints, seed: int) -> Scored:
+def _combine(planes: list[Scored], y: Ints, patients: Groups, seed: int) -> Scored:
     """Logistic regression over the planes, fitted on training scores whose models had not seen the exam."""
     if len(planes) == 1:
         return planes[0]
     held_out, test = (np.column_stack([getattr(p, side) for p in planes]) for side in ("held_out", "test"))
-    probe = linear_probe(held_out, y, test, groups=np.arange(len(y)), seed=seed)
+    probe = linear_probe(held_out, y, test, groups=patients, seed=seed)
     return Scored(probe.scores, probe.oof_scores)
 
 
@@ -259,12 +236,14 @@ def _results(config: ACLTearConfig, cohort: Cohort, resamples: Resamples, found:
     return Results(
         task=config.task,
         synthetic=is_synthetic(cohort.root),
+        patients=names_patients(cohort.root),
         train=str(cohort.train),
         test=str(cohort.test),
         planes=config.planes,
         seeds=config.seeds,
         bootstrap=config.bootstrap,
         redrawn=resamples.redrawn,
+        notes=tuple(cohort.notes),
         rows=tuple(rows),
         differences=tuple(differences),
     )
@@ -276,18 +255,30 @@ def main(arguments: Sequence[str]) -> int:
         print(main.__doc__, file=sys.stderr)
         return 2
     encoder, data, *overrides = arguments
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        given = {key: strict_yaml.parse(value, key).data for key, _, value in (o.partition("=") for o in overrides)}
-        config = ACLTearConfig.model_validate({"data": data} | given)
-        run_acl_tear(encoder, config, Path(encoder).parent / "acl-tear")
-    except ValidationError as e:
-        faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors(include_url=False)]
-        print("\n".join(faults), file=sys.stderr)
-        return 2
+        config = _parse(data, overrides)
+        encoders = {"pre-trained": load_encoder(encoder)}
+        out = Path(encoder).parent / "acl-tear"
+        run_acl_tear(encoders, config, out, console=Console(highlight=False), device=device)
     except UserError as e:
         print(e, file=sys.stderr)
         return e.exit_code
     return 0
+
+
+def _parse(data: str, overrides: Sequence[str]) -> ACLTearConfig:
+    given: dict[str, object] = {"data": data}
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign:
+            raise ConfigError(f"{override}: is no override: write KEY=VALUE")
+        given[key] = strict_yaml.parse(value, key).data
+    try:
+        return ACLTearConfig.model_validate(given)
+    except ValidationError as e:
+        faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors(include_url=False)]
+        raise ConfigError("\n".join(faults)) from None
 
 
 if __name__ == "__main__":

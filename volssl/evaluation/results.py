@@ -62,16 +62,22 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything one ACL-tear evaluation found. train, test: in words. redrawn: single-class resamples."""
+    """Everything one ACL-tear evaluation found.
+
+    train, test: in words. patients: whether patients are named, or each exam is one. redrawn: single-class
+    resamples. notes: what else a reader should know, a line each.
+    """
 
     task: str
     synthetic: bool
+    patients: bool
     train: str
     test: str
     planes: tuple[str, ...]
     seeds: int
     bootstrap: int
     redrawn: int
+    notes: tuple[str, ...]
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
 
@@ -88,11 +94,13 @@ class Results:
         """How the numbers were made."""
         seeds = f" Means over {self.seeds} seeds." if self.seeds > 1 else ""
         redrawn = f" ({self.redrawn} with one class drawn again)" if self.redrawn else ""
+        patients = "" if self.patients else ", each exam taken as one patient"
+        kept = " Label subsets and folds keep a patient's exams together." if self.patients else ""
         return (
             "AUC is that of the planes combined by logistic regression on out-of-fold training scores. The "
             "threshold on the score (a logit) maximises sensitivity + specificity on such scores; no test exam has "
             f"a part in either.{seeds} In brackets: 95 % interval over {self.bootstrap} resamples of the test "
-            f"patients{redrawn}, each exam taken as one patient."
+            f"patients{redrawn}{patients}.{kept}"
         )
 
     def write(self, folder: str | Path) -> None:
@@ -111,19 +119,21 @@ class Results:
             ruled = [block.lines[0], ["---"] * len(block.lines[0]), *block.lines[1:]]
             table = "\n".join("| " + " | ".join(line) + " |" for line in ruled)
             parts += [f"{block.title}:", table, *block.sentences]
-        return "\n\n".join([*parts, self.caption()]) + "\n"
+        return "\n\n".join([*parts, *self.notes, self.caption()]) + "\n"
 
     def show(self, console: Console) -> None:
         """The same on a terminal."""
         console.print(self.title(), style="bold", markup=False)
         for block in self._blocks():
-            columns = [Column(name, overflow="fold") for name in block.lines[0]]
+            columns = [Column(Text(name), overflow="fold") for name in block.lines[0]]
             table = Table(*columns, title=block.title, title_justify="left", box=SIMPLE_HEAD)
             for line in block.lines[1:]:
                 table.add_row(*map(Text, line))  # as text: the brackets of an interval are no markup
             console.print(table)
             for sentence in block.sentences:
                 console.print(sentence, markup=False)
+        for note in self.notes:
+            console.print(note, markup=False)
         console.print(self.caption(), style="dim", markup=False)
 
     def _blocks(self) -> Iterator[_Block]:
