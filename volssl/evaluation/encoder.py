@@ -92,7 +92,8 @@ def save_encoder(folder: str | Path, encoder: nn.Module, card: Card) -> None:
     """Write ``model.safetensors`` and ``card.json`` as one: whenever it dies, ``load_encoder`` finds a whole pair.
 
     The old pair stands aside, beside the folder, for the moment between two renames in which the folder is not
-    there; ``load_encoder`` looks there too, and the next save puts it back first. A method that keeps two encoders writes two sub-folders, named as in ``Method.encoders``.
+    there; ``load_encoder`` looks there too, and the next save puts it back first. A method that keeps two
+    encoders writes two sub-folders, named as in ``Method.encoders``.
 
     Args:
         encoder: the network, as ``card.backbone`` builds it (not an ``Encoder``).

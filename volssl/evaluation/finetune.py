@@ -86,8 +86,8 @@ def finetune(
     """Train one network per fold on the others' exams, and score the fold and the test items with it.
 
     Of ten looks at the held-out fold, the one with the lowest loss is kept, which makes the fold's scores
-    slightly optimistic. They serve for the threshold and the combination of planes, never for a test number. Which items, batches and augmentations are seen
-    depends on ``seed`` alone, not on the encoder.
+    slightly optimistic. They serve for the threshold and the combination of planes, never for a test number.
+    Which items, batches and augmentations are seen depends on ``seed`` alone, not on the encoder.
 
     Args:
         train: N items; y: (N,) 0 or 1. test: M items. groups: (N,) patients, never on both sides of a fold.
