@@ -86,17 +86,20 @@ def test_an_error_on_one_rank_ends_all_and_only_its_own_message_says_why(two_ran
 
 
 def join(rank: int, port: int, act: str, pipe: Connection) -> None:
-    """One of two ranks whose limit is one second. Rank 0 is late by two, or ends without a word."""
+    """One of two ranks whose limit is one second. Rank 0 is late by two, ends without a word, or leaves in order."""
     names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
     values = ("127.0.0.1", port, 2, rank, rank)
     environ = {name: str(value) for name, value in zip(names, values, strict=True)}
     group = Group.from_environment("cpu", environ=environ, timeout=1)
     if rank == 0 and act == "ends":
         os._exit(1)
+    if rank == 0 and act == "leaves":
+        group.close()
+        return
     if rank == 0:
         time.sleep(2)
     try:
-        if act == "late for a collective":
+        if act in ("late for a collective", "leaves"):
             group.any(False)
         else:
             with group.together():
@@ -108,7 +111,7 @@ def join(rank: int, port: int, act: str, pipe: Connection) -> None:
 
 @pytest.mark.parametrize(
     ("act", "says"),
-    [("late", "fine"), ("late for a collective", "another rank"), ("ends", "another rank")],
+    [("late", "fine"), ("late for a collective", "another rank"), ("ends", "another rank"), ("leaves", "another rank")],
 )
 def test_a_late_rank_is_waited_for_and_a_lost_one_noticed(act: str, says: str) -> None:
     """Negative control: the limit of one second does hold where nobody has reason to be late."""
