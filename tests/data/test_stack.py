@@ -12,7 +12,9 @@ from PIL import Image
 
 from volssl.data import StackConfig, Window
 from volssl.data.cache import CachedSource
+from volssl.data.loader import Loader
 from volssl.errors import DataError
+from volssl.views import ViewsConfig
 
 REGION = (2, 4, 4)
 
@@ -119,6 +121,27 @@ def test_missing_and_empty_folders_are_one_line(tmp_path: Path) -> None:
 def test_volumes_of_other_kinds_are_none_of_its_business(cohort: Path, tmp_path: Path) -> None:
     (cohort / "scan.nii.gz").write_bytes(b"not looked at")
     assert len(build(cohort, tmp_path / "cache")) == 3
+
+
+def test_a_stack_shorter_than_the_view_is_padded_on_the_way_to_training(tmp_path: Path) -> None:
+    """Defect 8 of BYOLMed3D: with fewer slices than the view it wrapped around, and so did all later stacks.
+
+    Slice i holds 10 (i + 1). A view of 8 slices of 5 is 1 empty slice, the 5 in order and 2 empty ones (or 2 and 1);
+    a stack of 9 gives 8 of its own in order, whether it comes before or after the short one.
+    """
+    for name, count in (("a", 9), ("b", 5), ("c", 9)):
+        np.save(tmp_path / f"{name}.npy", np.repeat(np.arange(1, count + 1, dtype=np.uint8) * 10, 16).reshape(-1, 4, 4))
+    window = Window(centre=127.5, width=255.0)
+    source = StackConfig(root=str(tmp_path), cache=str(tmp_path / "cache"), intensity=window).build((8, 4, 4))
+    views = ViewsConfig(size=(8, 4, 4)).build()
+    seen: dict[int, set[tuple[int, ...]]] = {}
+    for samples in Loader(source, batch=3, seed=0, start=0, stop=4):
+        for view in views(samples.images, samples.seeds).values():
+            for index, volume in zip(samples.index.tolist(), view[:, 0, :, 0, 0] * 25.5, strict=True):
+                seen.setdefault(index, set()).add(tuple(volume.round().int().tolist()))
+    assert seen[1] in ({(0, 1, 2, 3, 4, 5, 0, 0)}, {(0, 0, 1, 2, 3, 4, 5, 0)})
+    assert seen[0] == seen[2]
+    assert seen[0] in ({tuple(range(1, 9))}, {tuple(range(2, 10))})
 
 
 def test_lung_nodules(shared_data: Path, tmp_path: Path) -> None:
