@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from monai.transforms import Affine
+from monai.transforms import Affine, Flip
 from scipy import ndimage
 from torch import Tensor
 
@@ -125,6 +125,18 @@ def test_a_flip_reverses_the_axis() -> None:
     for axis in range(3):
         p, size = drawn({"size": (4, 5, 6), "flip": (axis,), "p": Chances(flip=1.0)}, (4, 5, 6), 2)
         torch.testing.assert_close(resample(x, p, size), x.flip(axis + 2), rtol=0, atol=1e-5)
+
+
+def test_a_flip_is_monais() -> None:
+    """Through the whole path, with resize: MONAI's Flip of the view that is not flipped."""
+    x = smooth_noise(2, 2, *REGION)
+    still, size = drawn({"size": (12, 20, 24)}, REGION, 2)
+    for axis in range(3):
+        p, _ = drawn({"size": size, "flip": (axis,), "p": Chances(flip=1.0)}, REGION, 2)
+        for view, unflipped in zip(resample(x, p, size), resample(x, still, size), strict=True):
+            expected = torch.as_tensor(np.asarray(Flip(spatial_axis=axis)(unflipped)))
+            torch.testing.assert_close(view, expected, rtol=0, atol=1e-5)
+            assert (view - unflipped).abs().max() > 0.05  # the control: a flip that did nothing is noticed
 
 
 def test_a_window_of_slices_is_copied_to_the_bit() -> None:

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.transforms import AdjustContrast, RandBiasField, ScaleIntensityFixedMean
+from monai.transforms import (
+    AdjustContrast,
+    RandBiasField,
+    RandHistogramShift,
+    ScaleIntensityFixedMean,
+    ShiftIntensity,
+)
 from numpy.polynomial import legendre
 from scipy import ndimage, stats
 from torch import Tensor
@@ -78,6 +84,29 @@ def test_the_curve_is_np_interp(shape: tuple[int, ...]) -> None:
         points = np.linspace(low, high, 5)
         expected = np.interp(image, points, low + curve[i].double().numpy() * (high - low))
         np.testing.assert_allclose(y[i, c].numpy(), expected, atol=5e-6)
+
+
+@shapes
+def test_the_curve_is_monais_histogram_shift(shape: tuple[int, ...]) -> None:
+    """MONAI's transform with our control points in place of those it would draw."""
+    x = noise(shape)
+    curve = torch.tensor([[0.0, 0.3, 0.5, 0.7, 1.0], [0.0, 0.15, 0.6, 0.7, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0]])
+    y = changed(x, lambda y: shift_histogram(y, curve))
+    monai = RandHistogramShift(num_control_points=5, prob=1.0)
+    monai.randomize()
+    for i, c in np.ndindex(shape[:2]):
+        monai.floating_control_points = curve[i].numpy()
+        expected = torch.as_tensor(np.asarray(monai(x[i, c : c + 1], randomize=False)))
+        torch.testing.assert_close(y[i, c : c + 1], expected, rtol=0, atol=5e-6)
+
+
+@shapes
+def test_brightness_is_monais_shift(shape: tuple[int, ...]) -> None:
+    x, shift = noise(shape), torch.tensor([-0.5, 0.0, 2.0])
+    y = changed(x, lambda y: adjust_contrast(y, torch.ones(3), shift))
+    for i in range(3):
+        expected = torch.as_tensor(np.asarray(ShiftIntensity(offset=float(shift[i]))(x[i])))
+        torch.testing.assert_close(y[i], expected, rtol=0, atol=1e-6)
 
 
 @shapes
