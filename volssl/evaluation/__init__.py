@@ -16,7 +16,8 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 class ACLTearConfig(Schema):
     """The ACL-tear evaluation on MRNet's layout (``volssl acl-tear``).
 
-    data: the folder with ``train`` and ``valid``; that of the run's own data where absent. task: which of
+    data: the folder with ``train`` and ``valid``; that of the run's own data where absent. A ``patients.csv`` in it
+    (headerless ``exam,patient``) keeps the exams of a patient together in subsets, folds and resamples. task: which of
     MRNet's three labels. planes: which are evaluated; their scores are combined. protocols: ``frozen``
     (linear probe) and ``finetune`` (the whole network). fractions: shares of the training labels, at least
     two exams per class. seeds: repetitions of label subsets, random encoders and fine-tuning. kinetics: file
