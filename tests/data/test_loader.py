@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ class Numbers:
 
 
 def stream(n: int = 10, **fields: int) -> list[Samples]:
-    settings = {"batch": 4, "seed": 7, "start": 0, "stop": 6, **fields}
+    settings: dict[str, Any] = {"batch": 4, "seed": 7, "start": 0, "stop": 6, **fields}
     return list(Loader(Numbers(n), **settings))
 
 

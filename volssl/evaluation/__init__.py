@@ -20,7 +20,7 @@ class ACLTearConfig(Schema):
     (headerless ``exam,patient``) keeps the exams of a patient together in subsets, folds and resamples. task: which of
     MRNet's three labels. planes: which are evaluated; their scores are combined. protocols: ``frozen``
     (linear probe) and ``finetune`` (the whole network). fractions: shares of the training labels, at least
-    two exams per class. seeds: repetitions of label subsets, random encoders and fine-tuning. kinetics: file
+    two patients per class. seeds: repetitions of label subsets, random encoders and fine-tuning. kinetics: file
     of R3D-18 weights from Kinetics-400, evaluated beside. bootstrap: resamples of the patients. folds: of
     fine-tuning; each training exam is scored by the fold's network that has not seen it. steps, lr, batch: of
     fine-tuning, per fold: optimiser steps at most, AdamW's peak learning rate, exams a step. cache: folder of
