@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from volssl import config
+from volssl.data import PhantomConfig
 from volssl.data.loader import sample_seed
 
 ROWS, SLICES = 2, 6
@@ -54,7 +55,7 @@ def main() -> None:
         seeds = torch.tensor([sample_seed(run.seed, epoch, args.item)])
         for which, view in views(item.image[None].float(), seeds).items():
             draw(list(grid[1 + 2 * epoch + int(which)]), view[0, 0], f"epoch {epoch}, view {which}")
-    synthetic = "a SYNTHETIC knee" if run.data.name == "phantom" else "an item"
+    synthetic = "a SYNTHETIC knee" if isinstance(run.data, PhantomConfig) else "an item"
     figure.suptitle(f"{synthetic} and the views that {run.method.name.upper()} sees of it", fontsize=10)
     figure.savefig(args.picture, dpi=90)
 
