@@ -256,7 +256,7 @@ def test_patients_are_never_parted(paired: Path, card: Card, monkeypatch: pytest
     assert len(parts) == 2 * 2 * (4 * 5 + 2 * 2)
     assert np.array_equal(drawn[0][:, ::2], drawn[0][:, 1::2])
     assert found.train == "36 exams of 18 patients, 12 positive"
-    assert "one patient" not in found.caption()
+    assert "of the test patients, as patients.csv names them." in found.caption()
     assert "a patient's exams together" in found.caption()
 
 

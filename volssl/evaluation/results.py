@@ -94,7 +94,7 @@ class Results:
         """How the numbers were made."""
         seeds = f" Means over {self.seeds} seeds." if self.seeds > 1 else ""
         redrawn = f" ({self.redrawn} with one class drawn again)" if self.redrawn else ""
-        patients = "" if self.patients else ", each exam taken as one patient"
+        patients = ", as patients.csv names them" if self.patients else ", each exam taken as one patient"
         kept = " Label subsets and folds keep a patient's exams together." if self.patients else ""
         return (
             "AUC is that of the planes combined by logistic regression on out-of-fold training scores. The "
