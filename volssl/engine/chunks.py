@@ -44,7 +44,7 @@ class Chunks:
     def _make(self, part: Samples) -> Batch:
         tensors = (part.images, part.index, part.seeds, part.labels)
         images, index, seeds, labels = (x.to(self.device, non_blocking=True) for x in tensors)
-        return Batch(self.views(images, seeds), index, seeds, labels)
+        return Batch(self.views(images, part.seeds), index, seeds, labels)  # drawn on the CPU: no waiting for a GPU
 
 
 def _bytes(batch: Batch) -> int:

@@ -88,6 +88,7 @@ def _go_on(trainer: Trainer, saver: Saver, evaluations: Sequence[Evaluation], lo
         rank=group.rank,
         world=group.world,
         workers=loop.workers,
+        pin=group.device.type == "cuda",
     )
     for step, samples in enumerate(until_stopped(feed, stop, group), start=done):
         values = trainer.step(samples, Progress(step, loop.steps))

@@ -259,7 +259,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = _parse(data, overrides)
         encoders = {"pre-trained": load_encoder(encoder)}
-        out = Path(encoder).parent / "acl-tear"
+        out = Path(encoder).parent / f"acl_tear-{Path(data).resolve().name}"
         run_acl_tear(encoders, config, out, console=Console(highlight=False), device=device)
     except UserError as e:
         print(e, file=sys.stderr)
