@@ -180,7 +180,7 @@ def test_command_line(mrnet: Path, card: Card, tmp_path: Path, capsys: pytest.Ca
     save_encoder(tmp_path / "encoder", build_network(card, 0), card)
     options = ["planes=[axial]", "protocols=[frozen]", "bootstrap=100", f"cache={tmp_path / 'cache'}"]
     assert main([str(tmp_path / "encoder"), str(mrnet), *options]) == 0
-    assert (tmp_path / "acl-tear" / "results.json").is_file()
+    assert (tmp_path / f"acl_tear-{mrnet.name}" / "results.json").is_file()
     assert "pre-trained" in capsys.readouterr().out
     for wrong, says in (
         ([str(tmp_path), str(mrnet)], "not an encoder"),

@@ -42,7 +42,7 @@ def test_the_command_ends_well(card: Card, tmp_path: Path, command: str) -> None
         out = tmp_path / "out"
         arguments = ["acl-tear", *where, "-o", str(out), "--kinetics", str(weights), *settings]
     else:
-        out = tmp_path / "acl-tear"
+        out = tmp_path / "acl_tear-knees"
         arguments = [*where, f"kinetics={weights}", *settings]
     env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
     line = [sys.executable, "-m", command, *arguments]
