@@ -1,13 +1,13 @@
 """A whole step: ours against a plain loop with the same network, batch and augmentations; prints ratios.
 
-    python benchmarks/step.py                        # CPU, fp32 and bf16
-    python benchmarks/step.py --device cuda --size 16 112 112 --region 24 160 160 --batch 16 --chunk 8
+    python benchmarks/step.py                        # CPU, fp32 and bf16, as configs/phantom_acl.yaml
+    python benchmarks/step.py --device cuda --depth 18 --stem r3d --width 64 --size 16 112 112 --region 24 160 160
 
 (a) is ours: views batched on the device, channels last, the gradient of the whole batch whatever the chunk.
 (b) is the usual way: MONAI's random transforms per sample in loader workers, contiguous fp32, gradient
 accumulation over chunks with the heads' BatchNorm seeing one chunk, and the teacher moved once per step.
 Blocks of (a) and (b) take turns in one process; (b)'s workers sleep while (a) runs, and its first batch of every
-block, which nothing could overlap, is not counted.
+block, which nothing could overlap, is not counted. (a) reads its items from memory, (b)'s workers too.
 """
 
 from __future__ import annotations
@@ -226,14 +226,14 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--depth", type=int, default=18)
-    parser.add_argument("--stem", default="r3d")
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--depth", type=int, default=10)
+    parser.add_argument("--stem", default="small")
+    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--size", type=int, nargs=3, default=[16, 64, 64])
-    parser.add_argument("--region", type=int, nargs=3, default=[24, 96, 96])
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--chunk", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=2, help="steps per block")
+    parser.add_argument("--region", type=int, nargs=3, default=[24, 72, 72])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--chunk", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=3, help="steps per block")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])

@@ -17,7 +17,10 @@ SMALL = {
     "backbone.width": "4",
     "method.projector": "[16, 8]",
     "method.predictor": "[16, 8]",
-    "loop": "{steps: 2, batch: 4, chunk: 2, precision: fp32}",
+    "loop.steps": "2",
+    "loop.batch": "4",
+    "loop.chunk": "2",
+    "loop.workers": "0",
     "optim.warmup": "1",
 }
 OF_EVALUATION = {"planes": ("sagittal",), "seeds": 1, "bootstrap": 100, "steps": 2, "folds": 2}
@@ -44,3 +47,5 @@ def test_two_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_header_states_command_and_cost(name: str) -> None:
     header = [line for line in (FOLDER / name).read_text().splitlines() if line.startswith("#")]
     assert any(f"volssl train configs/{name}" in line for line in header)
+    told = " ".join(header)
+    assert "Not run here" in told or all(word in told for word in ("Time", "emory", "Result"))
