@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import confidenceinterval
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -20,6 +19,14 @@ from volssl.evaluation.statistics import (
     in_words,
     youden,
 )
+
+
+def delong(y: Ints, score: Floats) -> tuple[float, tuple[float, float]]:
+    """AUC and its normal 95 % interval, from each item's share of won comparisons with the other class."""
+    won = (score[y == 1][:, None] > score[y == 0]) + 0.5 * (score[y == 1][:, None] == score[y == 0])
+    variance = sum(np.var(won.mean(axis), ddof=1) / won.shape[1 - axis] for axis in (0, 1))
+    half = 1.959964 * float(np.sqrt(variance))
+    return float(won.mean()), (float(won.mean()) - half, float(won.mean()) + half)
 
 
 def cohort(n: int, separation: float, seed: int, share: float = 0.4) -> tuple[Ints, Floats]:
@@ -112,12 +119,11 @@ def test_the_interval_covers_as_it_says() -> None:
 
 
 def test_interval_agrees_with_delong() -> None:
-    """The percentile interval of AUC against DeLong's from another package: ends within .02 at N = 300."""
+    """The percentile interval of AUC against DeLong's (Biometrics 44, 1988): ends within .02 at N = 300."""
     y, score = cohort(300, 1.2, seed=3)
-    probability = 1 / (1 + np.exp(-score))
-    value, (low, high) = confidenceinterval.roc_auc_score(y, probability, confidence_level=0.95)
+    value, (low, high) = delong(y, score)
     e = estimate(auc(y, score, bootstrap(y, np.arange(300), 2000, 0).weight)[None])
-    assert e.value == pytest.approx(value, abs=1e-6)  # theirs is float32
+    assert e.value == pytest.approx(value)
     assert (e.low, e.high) == pytest.approx((low, high), abs=0.02)
 
 
