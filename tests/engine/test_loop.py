@@ -235,6 +235,11 @@ def slow(images: Tensor, seeds: Tensor) -> dict[str, Tensor]:
     return jitter(images, seeds)
 
 
+def slower(images: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+    time.sleep(0.02)
+    return jitter(images, seeds)
+
+
 def in_child(work: Callable[[], object]) -> int:
     """Start ``work`` in a forked process; returns its id."""
     child = os.fork()
@@ -264,12 +269,12 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_one_thread")
 def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
-    """SIGKILL after up to 80 ms of a run of some 100 ms, ten times in one folder or until it is through; saved
-    after every step, so most of them strike near a save."""
+    """SIGKILL after up to 80 ms of a run that sleeps 20 ms at every chunk, ten times in one folder or until it is
+    through; saved after every step."""
     run(tmp_path / "a", save_every=1)
     draw, codes = random.Random(0), []
     for _ in range(10):
-        child = in_child(lambda: run(tmp_path / "b", save_every=1, views=slow))
+        child = in_child(lambda: run(tmp_path / "b", save_every=1, views=slower))
         time.sleep(draw.uniform(0.01, 0.08))
         os.kill(child, signal.SIGKILL)
         codes.append(exit_code(child))
