@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from volssl import config as configuration
 from volssl.config import Run
-from volssl.data import Report
-from volssl.data.cache import CachedSource
+from volssl.data.items import PreparedSource, Report
 from volssl.engine.checkpoint import list_checkpoints
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
@@ -132,7 +131,7 @@ def _device(wanted: str) -> Literal["cpu", "cuda"]:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _prepare(run: Run, group: Group, console: Console) -> CachedSource:
+def _prepare(run: Run, group: Group, console: Console) -> PreparedSource:
     """The source; the first rank fills the cache, the others find it full."""
     with group.together():
         if group.rank == 0:
@@ -161,7 +160,7 @@ def _progress(console: Console, what: str) -> Iterator[Report]:
         yield report
 
 
-def _card(run: Run, source: CachedSource, step: int) -> Card:
+def _card(run: Run, source: PreparedSource, step: int) -> Card:
     digest = hashlib.sha256("\n".join(sorted(source.fingerprints)).encode()).hexdigest()
     return Card(
         backbone=run.backbone,
@@ -176,7 +175,7 @@ def _card(run: Run, source: CachedSource, step: int) -> Card:
     )
 
 
-def _save(method: Method, run: Run, source: CachedSource, folder: Path) -> dict[str, Encoder]:
+def _save(method: Method, run: Run, source: PreparedSource, folder: Path) -> dict[str, Encoder]:
     card = _card(run, source, run.loop.steps)
     encoders = method.encoders
     alone = len(encoders) == 1
@@ -193,7 +192,7 @@ def _wanted(run: Run) -> list[tuple[ACLTearConfig, Path]]:
     return [(_with_data(w, run), Path(run.output) / f) for w, f in zip(run.evaluate, folders, strict=True)]
 
 
-def _evaluations(run: Run, source: CachedSource, console: Console) -> list[Evaluation]:
+def _evaluations(run: Run, source: PreparedSource, console: Console) -> list[Evaluation]:
     """What runs every so many steps: its scores go into the metrics, its tables into a folder per step.
 
     Raises:

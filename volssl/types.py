@@ -18,13 +18,15 @@ class Item:
 
     image: (C, *spatial), slices x rows x columns for volumes, rows x columns for images.
     spacing: mm per spatial axis, in the order of the axes.
-    id: what messages call it. label: class index, -1 where unknown.
+    id: what messages call it. label: class index, -1 where unknown. part: the set it belongs to, whose labels
+    are its own (0 where there is one set).
     """
 
     image: Tensor
     spacing: tuple[float, ...]
     id: str
     label: int = -1
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Samples:
     """Items collated, before views are made.
 
     images (B, C, *region); index (B,) position in the source; seeds (B,) int64, a function of
-    (run seed, epoch, item); labels (B,) int64 with -1 = unknown.
+    (run seed, epoch, item); labels (B, S) int64, one column per set of items, -1 = unknown.
     """
 
     images: Tensor
@@ -54,7 +56,7 @@ class Samples:
 class Batch:
     """Views of some samples, ready for a method.
 
-    views: name -> (B, C, *size); index (B,); seeds (B,); labels (B,), -1 = unknown.
+    views: name -> (B, C, *size); index (B,); seeds (B,); labels (B, S), one column per label set, -1 = unknown.
     """
 
     views: Tensors

@@ -17,11 +17,12 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from volssl.data import Keep, StackConfig, Window
+from volssl.data import StackConfig
 from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
 from volssl.data.cache_file import HEADER
 from volssl.data.door import Found, load
+from volssl.data.items import Keep, Window
 from volssl.data.recipe import Entry
 from volssl.errors import DataError, RunError
 

@@ -11,7 +11,8 @@ from monai.data import MetaTensor
 from pydantic import ValidationError
 from torch import Tensor
 
-from volssl.data import Keep, Percentile, StackConfig, VolumeConfig, Window, ZScore
+from volssl.data import StackConfig, VolumeConfig
+from volssl.data.items import Keep, Percentile, Window, ZScore
 from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
 

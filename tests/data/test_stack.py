@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from volssl.data import StackConfig, Window
+from volssl.data import StackConfig
 from volssl.data.cache import CachedSource
+from volssl.data.items import Window
 from volssl.data.loader import Loader
 from volssl.errors import DataError
 from volssl.views import ViewsConfig

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from volssl.data import Keep, VolumeConfig, ZScore
+from volssl.data import VolumeConfig
 from volssl.data.cache import CachedSource
 from volssl.data.door import Found
+from volssl.data.items import Keep, ZScore
 from volssl.data.listing import Listed
 from volssl.data.volume import arrange
 from volssl.errors import DataError

@@ -2,110 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from volssl.schema import Schema
+from volssl.data.items import Items, Report, Size
 
 if TYPE_CHECKING:
     from volssl.data.cache import CachedSource
 
-Report = Callable[[int, int, str], None]  # (items done, items in all, a line worth telling or "")
-
-
-class Percentile(Schema):
-    """Scale the given percentiles of each channel to 0..1 and clip there.
-
-    Where the two coincide (a small object on an empty background), the least and the greatest value instead.
-    """
-
-    name: Literal["percentile"] = "percentile"
-    lower: float = Field(default=0.5, ge=0, le=100)
-    upper: float = Field(default=99.5, ge=0, le=100)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.lower >= self.upper:
-            raise ValueError(f"lower {self.lower} must be less than upper {self.upper}")
-        return self
-
-
-class ZScore(Schema):
-    """Zero mean, unit variance over the voxels of each channel that are not zero; zero stays zero."""
-
-    name: Literal["zscore"] = "zscore"
-
-
-class Window(Schema):
-    """Scale ``centre - width/2 .. centre + width/2`` (HU for CT, 0..255 for bytes) to 0..1 and clip there."""
-
-    name: Literal["window"] = "window"
-    centre: float
-    width: float = Field(gt=0)
-
-
-class Keep(Schema):
-    """Leave the numbers as they are."""
-
-    name: Literal["keep"] = "keep"
-
-
-Intensity = Annotated[Percentile | ZScore | Window | Keep, Field(discriminator="name")]
-Size = tuple[Annotated[int, Field(ge=1)], ...]
-Fit = Literal["crop", "resize"]
 AXES = ({"R", "L"}, {"A", "P"}, {"S", "I"})  # the two ends of each patient axis
 
 
-class Volumes(Schema):
+class Volumes(Items):
     """What every source of volumes shares; sizes and spacings are slices x rows x columns.
 
-    region: the shape that is cached and handed to the views; what the views need where absent.
-    fit: ``crop`` centre-crops or zero-pads to the region, ``resize`` resamples to it; one for all axes, or one per
-    axis, such as ``[resize, crop, crop]`` for stacks whose number of slices varies.
     spacing: mm to resample to; as acquired where absent. orientation: where each axis leads, such as ``SPL``
     (slices to superior, rows to posterior, columns to left); as acquired where absent.
     n4: correct MRI's bias field with N4 (slow: seconds per volume, once).
-    crop_foreground: cut away the empty border (voxels that are 0 after the intensity step) before fitting.
-    max_bad: share of unreadable items over which the run stops. non_finite: what becomes of NaN and infinity.
-    cache: folder of the preprocessed items; cache_gb: its ceiling in GB of 1e9 bytes, beyond which items are
-    read anew each time and the longest unused files of other sources go.
     """
 
-    root: str
-    region: Size | None = None
-    fit: Fit | tuple[Fit, ...] = "crop"
     spacing: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     orientation: str | None = None
-    intensity: Intensity = Percentile()
     n4: bool = False
-    crop_foreground: bool = False
-    non_finite: Literal["refuse", "zero"] = "refuse"
-    max_bad: float = Field(default=0.01, ge=0, le=1)
-    cache: str = "runs/cache"
-    cache_gb: float = Field(default=50.0, ge=0)
-    cache_dtype: Literal["float16", "float32"] = "float16"
-
-    @property
-    def channels(self) -> int:
-        """Image channels of every item."""
-        return 1
-
-    @property
-    def dims(self) -> int:
-        """Spatial dimensions of every item."""
-        return 3
 
     @model_validator(mode="after")
     def _geometry(self) -> Self:
-        for key, size in (("region", self.region), ("spacing", self.spacing)):
-            if size is not None and len(size) != self.dims:
-                raise ValueError(f"{key} needs {self.dims} numbers (slices, rows, columns), not {len(size)}")
-        if not isinstance(self.fit, str) and len(self.fit) != self.dims:
-            raise ValueError(f"fit needs one word, or {self.dims} (slices, rows, columns), not {len(self.fit)}")
+        if self.spacing is not None and len(self.spacing) != 3:
+            raise ValueError(f"spacing needs 3 numbers (slices, rows, columns), not {len(self.spacing)}")
         code = self.orientation
-        if code is not None and (len(code) != self.dims or not all(set(code) & axis for axis in AXES)):
+        if code is not None and (len(code) != 3 or not all(set(code) & axis for axis in AXES)):
             raise ValueError(f"orientation {code!r} needs one letter of each of R/L, A/P and S/I, such as SPL")
         return self
 

@@ -30,10 +30,7 @@ class Cached:
 class CachedSource:
     """A Source of preprocessed items, in the order of their ids.
 
-    ids; labels: class indices, -1 = unknown; fingerprints: SHA-256 of each item's files; channels; region;
-    bad: why each item that is left out is left out.
-
-    It pickles, to go to loader processes. There ``make``, which comes with MONAI, is unpickled only when an item
+    What it says of its items: ``volssl.data.items.PreparedSource``. In loader processes, ``make``, which comes with MONAI, is unpickled only when an item
     is not in the cache: the first batch does not wait for the import of MONAI.
     """
 
@@ -52,6 +49,7 @@ class CachedSource:
         self.ids = tuple(item.id for item in items)
         self.labels = tuple(item.label for item in items)
         self.fingerprints = tuple(item.fingerprint for item in items)
+        self.parts = (len(items),)
         self.channels, self.region, self.bad = channels, region, tuple(bad)
 
     def __getstate__(self) -> dict[str, object]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from volssl.data import Report, Size, Volumes
 from volssl.data.cache import Cached, CachedSource
 from volssl.data.cache_file import Spacing, make_room, touch
 from volssl.data.cache_work import Made, Outcome, Task, done, run
 from volssl.data.fingerprint import Memory, stamp
+from volssl.data.items import Items, Report, Size
 from volssl.data.recipe import Entry, Read, Recipe
 from volssl.errors import DataError, RunError
 
@@ -23,7 +23,7 @@ ROOM_EVERY = 100  # items made between two looks at the ceiling
 def build_cache(
     entries: Sequence[Entry],
     read: Read,
-    config: Volumes,
+    config: Items,
     region: Size,
     *,
     workers: int = 0,
@@ -99,7 +99,7 @@ def _look(entry: Entry, recipe: Recipe, memory: Memory, *, keep: bool) -> Outcom
     return Task(entry, recipe, content, keep)
 
 
-def _check_share(bad: Sequence[DataError], good: int, config: Volumes) -> None:
+def _check_share(bad: Sequence[DataError], good: int, config: Items) -> None:
     total = len(bad) + good
     if total == 0:
         raise DataError("empty", "nothing here that data can read: look at data.root and data.name", config.root)

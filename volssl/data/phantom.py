@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from volssl.data import Report, Size, StackConfig
+from volssl.data import StackConfig
+from volssl.data.items import Report, Size
 from volssl.data.knee import Knee, draw_knee
 from volssl.data.knee_scan import PLANES, acquire, draw_scan
 from volssl.errors import DataError

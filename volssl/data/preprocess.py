@@ -22,15 +22,16 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from volssl.data import Fit, Intensity, Keep, Percentile, Size, Volumes, Window
+from volssl.data import Volumes
+from volssl.data.items import Fit, Intensity, Items, Keep, Percentile, Size, Window
 from volssl.errors import DataError
 
 Step = Callable[[MetaTensor], MetaTensor]
 Preprocess = Callable[[MetaTensor], tuple[Tensor, tuple[float, ...]]]
 
 
-def preprocess(config: Volumes, region: Size) -> Preprocess:
-    """The deterministic part of the way from a file to a view.
+def preprocess(config: Items, region: Size) -> Preprocess:
+    """The deterministic part of the way from a file to a view, for volumes and for flat images.
 
     The order, each step with its reason:
 
@@ -41,12 +42,15 @@ def preprocess(config: Volumes, region: Size) -> Preprocess:
     5. foreground crop: after intensity, where 0 means "nothing here" in every unit (air in CT too);
     6. fit: the last, since only it knows the region.
 
+    The first three need patient space, which only volumes have.
+
     Returns:
-        A function of a (C, slices, rows, columns) float32 MetaTensor with an affine in mm. It returns a plain
+        A function of a (C, *spatial) float32 MetaTensor with an affine in mm. It returns a plain
         float32 tensor (C, *region) and the spacing in mm of its axes, and raises DataError where a channel is
         constant (before or after the intensity step) or a value is not finite.
     """
-    before = [*_orientation(config.orientation), *_spacing(config.spacing)]
+    volumes = config if isinstance(config, Volumes) else None
+    before = [*_orientation(volumes.orientation), *_spacing(volumes.spacing)] if volumes else []
     after = [*_foreground(crop=config.crop_foreground), _fit(config.fit, region)]
 
     def run(image: MetaTensor) -> tuple[Tensor, tuple[float, ...]]:
@@ -55,7 +59,7 @@ def preprocess(config: Volumes, region: Size) -> Preprocess:
         with _one_thread():
             image = _apply(before, image)
             _refuse_constant(image, "every voxel")
-            image = _n4(image) if config.n4 else image
+            image = _n4(image) if volumes and volumes.n4 else image
             image = _intensity(config.intensity, image)
             _refuse_constant(image, f"after {config.intensity.name} scaling every voxel")
             image = _apply(after, image)
@@ -108,7 +112,7 @@ def _foreground(*, crop: bool) -> list[Step]:
 def _fit(how: Fit | tuple[Fit, ...], region: Size) -> Step:
     """Axes that are cropped first, so that no voxel is resampled in vain."""
     each = (how,) * len(region) if isinstance(how, str) else how
-    resize = Resize(region, mode="trilinear", align_corners=False)
+    resize = Resize(region, mode="trilinear" if len(region) == 3 else "bilinear", align_corners=False)
 
     def run(image: MetaTensor) -> MetaTensor:
         shape = image.shape[1:]

@@ -13,9 +13,9 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from volssl.data import Size, Volumes
 from volssl.data.cache_file import HEADER, SUFFIX, Spacing
 from volssl.data.door import Found
+from volssl.data.items import Items, Size
 from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
 
@@ -49,11 +49,11 @@ Read = Callable[[Entry], MetaTensor]
 class Recipe:
     """How an entry becomes an item; goes to the worker processes.
 
-    read: an entry to (C, slices, rows, columns), a function that pickles.
+    read: an entry to (C, *spatial), a function that pickles.
     """
 
     read: Read
-    config: Volumes
+    config: Items
     region: Size
 
     @property

@@ -7,10 +7,11 @@ from typing import Literal
 
 from monai.data import MetaTensor
 
-from volssl.data import Report, Size, StackConfig
+from volssl.data import StackConfig
 from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
 from volssl.data.door import load
+from volssl.data.items import Report, Size
 from volssl.data.listing import listing
 from volssl.data.recipe import Entry
 

@@ -12,10 +12,11 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import ResampleToMatch
 
-from volssl.data import Report, Size, VolumeConfig
+from volssl.data import VolumeConfig
 from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
 from volssl.data.door import Found, load, time_points
+from volssl.data.items import Report, Size
 from volssl.data.listing import Listed, listing
 from volssl.data.recipe import Entry
 from volssl.errors import DataError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from volssl.data import Report
+from volssl.data.items import Report
 from volssl.errors import DataError
 from volssl.evaluation.card import Card
 from volssl.evaluation.splits import LEAST, Groups

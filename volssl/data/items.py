@@ -1,0 +1,133 @@
+"""What every data source shares (torch-free): where it is, how an item is shaped and scaled, where it is cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
+
+from pydantic import Field, model_validator
+
+from volssl.schema import Schema
+from volssl.types import Source
+
+if TYPE_CHECKING:
+    from volssl.errors import DataError
+
+Report = Callable[[int, int, str], None]  # (items done, items in all, a line worth telling or "")
+
+
+class Percentile(Schema):
+    """Scale the given percentiles of each channel to 0..1 and clip there.
+
+    Where the two coincide (a small object on an empty background), the least and the greatest value instead.
+    """
+
+    name: Literal["percentile"] = "percentile"
+    lower: float = Field(default=0.5, ge=0, le=100)
+    upper: float = Field(default=99.5, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower {self.lower} must be less than upper {self.upper}")
+        return self
+
+
+class ZScore(Schema):
+    """Zero mean, unit variance over the voxels of each channel that are not zero; zero stays zero."""
+
+    name: Literal["zscore"] = "zscore"
+
+
+class Window(Schema):
+    """Scale ``centre - width/2 .. centre + width/2`` (HU for CT, 0..255 for bytes) to 0..1 and clip there."""
+
+    name: Literal["window"] = "window"
+    centre: float
+    width: float = Field(gt=0)
+
+
+class Keep(Schema):
+    """Leave the numbers as they are."""
+
+    name: Literal["keep"] = "keep"
+
+
+Intensity = Annotated[Percentile | ZScore | Window | Keep, Field(discriminator="name")]
+Size = tuple[Annotated[int, Field(ge=1)], ...]
+Fit = Literal["crop", "resize"]
+WORDS = {2: "rows, columns", 3: "slices, rows, columns"}
+
+
+class PreparedSource(Source, Protocol):
+    """A source whose items are known, readable and of one shape; ``build`` of every configuration returns one.
+
+    ids: what messages call the items. labels: class indices, -1 = unknown. fingerprints: SHA-256 of what each
+    item is made from. parts: the sizes of the sets it consists of, in order, each drawn equally often; one where
+    all items are drawn equally often. channels, region: the shape of an item. bad: why each item that is left
+    out is left out. It pickles, to go to loader processes.
+    """
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> Sequence[int]: ...
+
+    @property
+    def fingerprints(self) -> Sequence[str]: ...
+
+    @property
+    def parts(self) -> Sequence[int]: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def region(self) -> tuple[int, ...]: ...
+
+    @property
+    def bad(self) -> Sequence[DataError]: ...
+
+
+class Items(Schema):
+    """What every source of image files shares; sizes are (slices x) rows x columns.
+
+    region: the shape that is cached and handed to the views; what the views need where absent.
+    fit: ``crop`` centre-crops or zero-pads to the region, ``resize`` resamples to it; one for all axes, or one per
+    axis, such as ``[resize, crop, crop]`` for stacks whose number of slices varies.
+    crop_foreground: cut away the empty border (pixels that are 0 after the intensity step) before fitting.
+    max_bad: share of unreadable items over which the run stops. non_finite: what becomes of NaN and infinity.
+    cache: folder of the preprocessed items; cache_gb: its ceiling in GB of 1e9 bytes, beyond which items are
+    read anew each time and the longest unused files of other sources go.
+    """
+
+    root: str
+    region: Size | None = None
+    fit: Fit | tuple[Fit, ...] = "crop"
+    intensity: Intensity = Percentile()
+    crop_foreground: bool = False
+    non_finite: Literal["refuse", "zero"] = "refuse"
+    max_bad: float = Field(default=0.01, ge=0, le=1)
+    cache: str = "runs/cache"
+    cache_gb: float = Field(default=50.0, ge=0)
+    cache_dtype: Literal["float16", "float32"] = "float16"
+
+    @property
+    def channels(self) -> int:
+        """Image channels of every item."""
+        return 1
+
+    @property
+    def dims(self) -> int:
+        """Spatial dimensions of every item."""
+        return 3
+
+    @model_validator(mode="after")
+    def _one_per_axis(self) -> Self:
+        axes = WORDS[self.dims]
+        if self.region is not None and len(self.region) != self.dims:
+            raise ValueError(f"region needs {self.dims} numbers ({axes}), not {len(self.region)}")
+        if not isinstance(self.fit, str) and len(self.fit) != self.dims:
+            raise ValueError(f"fit needs one word, or {self.dims} ({axes}), not {len(self.fit)}")
+        return self
