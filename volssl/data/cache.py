@@ -30,8 +30,8 @@ class Cached:
 class CachedSource:
     """A Source of preprocessed items, in the order of their ids.
 
-    What it says of its items: ``volssl.data.items.PreparedSource``. In loader processes, ``make``, which comes with MONAI, is unpickled only when an item
-    is not in the cache: the first batch does not wait for the import of MONAI.
+    What it says of its items: ``volssl.data.items.PreparedSource``. In loader processes ``make``, which comes
+    with MONAI, is unpickled only when an item is not in the cache: the first batch does not wait for the import.
     """
 
     def __init__(
