@@ -8,6 +8,7 @@ import pytest
 
 from volssl import config
 from volssl.errors import ConfigError
+from volssl.methods import BYOLConfig
 
 GOOD = """\
 output: runs/x
@@ -39,6 +40,7 @@ def test_a_good_configuration_reads_and_comes_back_the_same(write: Path, tmp_pat
     write.write_text(GOOD)
     run = config.load(write)
     assert run.optim.weight_decay == 1.5e-6
+    assert isinstance(run.method, BYOLConfig)
     assert run.method.momentum == (0.99, 1.0)
     again = tmp_path / "again.yaml"
     again.write_text(config.dump(run))

@@ -21,18 +21,15 @@ def derived(run: Run) -> list[tuple[str, str]]:
         DataError: ``data.root`` does not exist.
     """
     items = count(run.data)
-    cost = run.backbone.cost(run.data.channels, run.views.size)
+    costs = _costs(run)
     loop = run.loop
     return [
         (
             "data",
             f"{run.data.name} {run.data.root}: {_items(items)} of {_size(run.region)}, {_channels(run)}",
         ),
-        ("views", f"{run.views.count} of {_size(run.views.size)} per item"),
-        (
-            "encoder",
-            f"{run.backbone.name}-{run.backbone.depth}, {cost.parameters:,} parameters, {cost.width} features",
-        ),
+        ("views", _views(run)),
+        *(("encoder", _encoder(run, key)) for key in run.backbones),
         ("effective batch", f"{loop.batch} items a step in chunks of {loop.chunk}"),
         ("steps per epoch", f"{items / loop.batch:.1f}" if items else "known once the data have been read"),
         (
@@ -41,8 +38,8 @@ def derived(run: Run) -> list[tuple[str, str]]:
         ),
         ("gradient", _gradient(run)),
         ("batch norm", _norm(run)),
-        ("memory", _memory(run, cost)),
-        ("time", _time(run, cost)),
+        ("memory", _memory(run, costs)),
+        ("time", _time(run, costs)),
     ]
 
 
@@ -64,19 +61,40 @@ def _gradient(run: Run) -> str:
     return "cached at the encoder's output: the same as one pass over the effective batch"
 
 
+def _costs(run: Run) -> list[Cost]:
+    """Of every view of one item in every encoder."""
+    sizes = [recipe.size for recipe in run.views.recipes().values()]
+    return [backbone.cost(run.data.channels, size) for backbone in run.backbones.values() for size in sizes]
+
+
+def _views(run: Run) -> str:
+    local = run.views.local
+    small = f" and {local.count} of {_size(local.size)}" if local else ""
+    return f"{run.views.count} of {_size(run.views.size)}{small} per item"
+
+
+def _encoder(run: Run, key: str) -> str:
+    backbone = run.backbones[key]
+    cost = backbone.cost(run.data.channels, run.views.size)
+    return f"{backbone.name}-{backbone.depth}, {cost.parameters:,} parameters, {cost.width} features"
+
+
 def _norm(run: Run) -> str:
-    if run.backbone.norm != "batch":
-        return f"none in the encoder ({run.backbone.norm} norm): the step does not depend on loop.chunk"
+    norms = {backbone.norm for backbone in run.backbones.values()}
+    if "batch" not in norms:
+        return f"none in the encoder ({' and '.join(sorted(norms))} norm): the step does not depend on loop.chunk"
     what = f"in the encoder over one view of {run.loop.chunk} items (ghost batch norm)"
     return f"{what}; running statistics move once a step"
 
 
-def _memory(run: Run, cost: Cost) -> str:
-    """Weights, gradient, two optimiser slots and the teacher in fp32; what is held of the batch; one chunk's graph."""
-    weights = 5 * 4 * cost.parameters
-    pixels = math.prod(run.region) + run.views.count * math.prod(run.views.size)
+def _memory(run: Run, costs: list[Cost]) -> str:
+    """Weights, gradient, two optimiser slots and a teacher in fp32; what is held of the batch; one chunk's graph."""
+    encoders = [backbone.cost(run.data.channels, run.views.size) for backbone in run.backbones.values()]
+    weights = (4 + run.method.teacher) * 4 * sum(cost.parameters for cost in encoders)
+    pixels = math.prod(run.region) + sum(math.prod(recipe.size) for recipe in run.views.recipes().values())
     held = 4 * run.loop.batch * run.data.channels * pixels
-    graph = (2 if run.loop.precision == "bf16" else 4) * run.loop.chunk * run.views.count * cost.activations
+    number = 2 if run.loop.precision == "bf16" else 4
+    graph = number * run.loop.chunk * sum(cost.activations for cost in costs)
     total = weights + held + graph
     return (
         f"about {total / GIB:.1f} GiB: weights and optimiser {weights / GIB:.2f}, the batch held {held / GIB:.2f}, "
@@ -84,9 +102,9 @@ def _memory(run: Run, cost: Cost) -> str:
     )
 
 
-def _time(run: Run, cost: Cost) -> str:
+def _time(run: Run, costs: list[Cost]) -> str:
     forwards = run.method.forwards(cached=run.method.coupled and run.loop.chunk < run.loop.batch)
-    operations = 2.0 * cost.multiply_adds * run.views.count * forwards * run.loop.batch
+    operations = 2.0 * sum(cost.multiply_adds for cost in costs) * forwards * run.loop.batch
     seconds = operations / _cpu_rate()
     return (
         f"{operations / 1e12:.2f} TFLOP a step; on this machine's CPU at least {_duration(seconds)} a step, "

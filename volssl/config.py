@@ -56,6 +56,11 @@ class Run(Schema):
         """What is cached per item and handed to the views."""
         return self.data.region or self.views.default_region()
 
+    @property
+    def backbones(self) -> dict[str, BackboneConfig]:
+        """Every encoder that is trained, by its key: that of ``backbone``, and those that the method adds."""
+        return {"backbone": self.backbone} | {f"method.{key}": one for key, one in self.method.partners.items()}
+
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> Run:
     """Read a configuration file, apply ``key=value`` overrides (values are YAML), and check everything.
@@ -111,20 +116,29 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
     """(key, what is wrong and what to do) for everything that one component alone cannot see."""
     yield from _batch_faults(run.loop, world)
     if run.method.coupled and run.loop.batch < 2:
-        yield "loop.batch", f"1 gives the BatchNorm of {run.method.name}'s heads nothing to compare: use 2 or more"
+        yield "loop.batch", f"1 leaves {run.method.name} nothing to compare an item with: use 2 or more"
     dims = run.data.dims
-    if run.backbone.dims != dims:
-        yield "backbone.dims", f"{run.backbone.dims} does not fit {dims}D data ({run.data.name}): use {dims}"
+    for key, backbone in run.backbones.items():
+        if backbone.dims != dims:
+            yield f"{key}.dims", f"{backbone.dims} does not fit {dims}D data ({run.data.name}): use {dims}"
     for key, value in (("views.size", run.views.size), ("data.region", run.region)):
         if len(value) != dims:
             yield key, f"{list(value)} has {len(value)} numbers, the data are {dims}D: give {dims}"
             return
-    if problem := run.views.fits(run.region) or run.backbone.fits(run.views.size):
+    if problem := run.views.fits(run.region):
         yield "views.size", problem
-    yield from _norm_faults(run)
-    if run.method.views != run.views.count:
-        yield "views.count", f"{run.views.count} views, but {run.method.name} takes {run.method.views}"
-    if run.views.local is not None:
+    for key, size in _sizes(run.views).items():
+        problems = {name: backbone.fits(size) for name, backbone in run.backbones.items()}
+        yield from ((key, told.replace("backbone.", f"{name}.")) for name, told in problems.items() if told)
+        if not any(problems.values()):
+            yield from _norm_faults(run, key, size)
+    if not any(backbone.fits(run.views.size) for backbone in run.backbones.values()):
+        yield from filter(None, [run.method.fits(run.backbone, run.views.size)])
+    fewest, most = run.method.views
+    if not fewest <= run.views.count <= most:
+        wanted = str(fewest) if fewest == most else f"{fewest} or more"
+        yield "views.count", f"{run.views.count} views, but {run.method.name} takes {wanted}"
+    if run.views.local is not None and not run.method.local:
         yield "views.local", f"{run.method.name} uses no small views: take it out"
     if run.optim.warmup >= run.loop.steps:
         yield (
@@ -133,15 +147,19 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
         )
 
 
-def _norm_faults(run: Run) -> Iterator[tuple[str, str]]:
+def _sizes(views: ViewsConfig) -> dict[str, tuple[int, ...]]:
+    """The sizes of views that the encoders see, by their keys."""
+    return {"views.size": views.size} | ({"views.local.size": views.local.size} if views.local else {})
+
+
+def _norm_faults(run: Run, key: str, size: tuple[int, ...]) -> Iterator[tuple[str, str]]:
     """A normalisation over a single number has no variance."""
-    if run.backbone.fits(run.views.size):
-        return
-    last = math.prod(run.backbone.cost(run.data.channels, run.views.size).grid)
-    numbers = {"batch": run.loop.chunk * last, "instance": last}.get(run.backbone.norm, 2)
-    if numbers < 2:
-        what = f"{run.backbone.norm} norm would see one number per channel in the last stage"
-        yield "views.size", f"{what} of views of {list(run.views.size)}: use larger views or backbone.norm: group"
+    for name, backbone in run.backbones.items():
+        last = math.prod(backbone.cost(run.data.channels, size).grid)
+        numbers = {"batch": run.loop.chunk * last, "instance": last}.get(backbone.norm, 2)
+        if numbers < 2:
+            what = f"{backbone.norm} norm would see one number per channel in the last stage"
+            yield key, f"{what} of views of {list(size)}: use larger views or {name}.norm: group"
 
 
 def _batch_faults(loop: LoopConfig, world: int) -> Iterator[tuple[str, str]]:

@@ -27,6 +27,7 @@ from volssl.evaluation.card import Card, Fingerprint
 from volssl.evaluation.cohort import check_acl_tear
 from volssl.evaluation.encoder import Encoder, load_encoder, save_encoder
 from volssl.methods.base import Method
+from volssl.models import BackboneConfig
 
 CONFIG, ENCODER = "config.yaml", "encoder"
 
@@ -92,7 +93,7 @@ def build_method(run: Run) -> Method:
     """The method with weights that are a function of ``run.seed`` alone; no global generator is touched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        return run.method.build(run.backbone.build(run.data.channels))
+        return run.method.build(*(backbone.build(run.data.channels) for backbone in run.backbones.values()))
 
 
 def claim(folder: Path, run: Run) -> Path:
@@ -160,10 +161,16 @@ def _progress(console: Console, what: str) -> Iterator[Report]:
         yield report
 
 
-def _card(run: Run, source: PreparedSource, step: int) -> Card:
+def _cards(method: Method, run: Run, source: PreparedSource, step: int) -> dict[str, Card]:
+    """The card of every encoder that the method keeps, by its name."""
+    backbones = zip(method.encoders, run.backbones.values(), strict=True)
+    return {name: _card(backbone, run, source, step) for name, backbone in backbones}
+
+
+def _card(backbone: BackboneConfig, run: Run, source: PreparedSource, step: int) -> Card:
     digest = hashlib.sha256("\n".join(sorted(source.fingerprints)).encode()).hexdigest()
     return Card(
-        backbone=run.backbone,
+        backbone=backbone,
         channels=run.data.channels,
         region=run.region,
         size=run.views.size,
@@ -176,12 +183,11 @@ def _card(run: Run, source: PreparedSource, step: int) -> Card:
 
 
 def _save(method: Method, run: Run, source: PreparedSource, folder: Path) -> dict[str, Encoder]:
-    card = _card(run, source, run.loop.steps)
-    encoders = method.encoders
+    cards, encoders = _cards(method, run, source, run.loop.steps), method.encoders
     alone = len(encoders) == 1
     for name, network in encoders.items():
-        save_encoder(folder / ENCODER if alone else folder / ENCODER / name, network, card)
-    return {"pre-trained" if alone else name: Encoder(network, card) for name, network in encoders.items()}
+        save_encoder(folder / ENCODER if alone else folder / ENCODER / name, network, cards[name])
+    return {"pre-trained" if alone else name: Encoder(network, cards[name]) for name, network in encoders.items()}
 
 
 def _wanted(run: Run) -> list[tuple[ACLTearConfig, Path]]:
@@ -203,8 +209,8 @@ def _evaluations(run: Run, source: PreparedSource, console: Console) -> list[Eva
 
     def during(wanted: ACLTearConfig, out: Path) -> Callable[[Method, int], dict[str, float]]:
         def evaluate(method: Method, step: int) -> dict[str, float]:
-            card = _card(run, source, step)
-            encoders = {name: Encoder(network, card) for name, network in method.encoders.items()}
+            cards = _cards(method, run, source, step)
+            encoders = {name: Encoder(network, cards[name]) for name, network in method.encoders.items()}
             return _acl_tear(encoders, wanted, out / f"step-{step}", console)
 
         return evaluate

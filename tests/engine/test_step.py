@@ -256,8 +256,9 @@ def test_a_graph_is_built_for_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatc
 
     def watched(batch: Batch) -> Tensors:
         passes.append((int(batch.index[0]) - 100, torch.is_grad_enabled()))
-        return method.student.encode(batch)
+        return encode(batch)
 
+    encode = method.encode
     monkeypatch.setattr(method, "encode", watched)
     backward(method, cut(make_batch(), 4), AT, group=Group())
     without = [(0, False), (4, False), (8, False)]

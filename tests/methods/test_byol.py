@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from volssl.methods import BYOLConfig
-from volssl.methods.byol import BYOL, momentum
+from volssl.methods.base import half_cosine as momentum
+from volssl.methods.byol import BYOL
 from volssl.models import ResNetConfig
 from volssl.types import Batch, Progress
 

@@ -1,66 +1,58 @@
-"""What every method keeps to, in 2D, 3D and on slice stacks: a new method is tested by being listed here."""
+"""What every method keeps to, in 2D, 3D and on slice stacks, on CNNs and Transformers: listed is tested."""
 
 from __future__ import annotations
 
 import copy
 import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from volssl.methods import BYOLConfig, MethodConfig
+from tests.methods.conftest import AT, GEOMETRIES, Geometry, Kind, Norm, batch_of, build, fitting, methods, rows
+from volssl.methods import MethodConfig
 from volssl.methods.base import Method
-from volssl.models import ResNetConfig
 from volssl.models.norm import defer_statistics
 from volssl.types import Batch, Loss, Progress
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
 
-AT = Progress(3, 10)
-
-METHODS = {
-    "byol": BYOLConfig(projector=(16, 8), predictor=(16, 8), momentum=(0.9, 1.0)),
-    "byol without batch statistics": BYOLConfig(projector=(16, 8), predictor=(16, 8), head_norm="layer"),
-}
-
 
 @dataclass(frozen=True)
-class Geometry:
-    """A backbone's dimensions and stem, and views that fit it."""
+class Case:
+    """A method on a backbone and views."""
 
-    dims: Literal[2, 3]
-    stem: Literal["small", "r3d"]
-    size: tuple[int, ...]
+    config: MethodConfig
+    geometry: Geometry
+    kind: Kind
+
+    def build(self, norm: Norm = "batch") -> Method:
+        return build(self.config, self.geometry, self.kind, norm)
+
+    def batch(self) -> Batch:
+        return batch_of(self.config, self.geometry)
 
 
-GEOMETRIES = {
-    "2D": Geometry(2, "small", (48, 40)),
-    "3D": Geometry(3, "small", (32, 32, 40)),
-    "video": Geometry(3, "r3d", (8, 32, 48)),
+KINDS: tuple[Kind, ...] = ("CNN", "ViT")
+CASES = {
+    f"{name}-{where}-{kind}": Case(config, geometry, kind)
+    for where, geometry in GEOMETRIES.items()
+    for name, config in methods(geometry).items()
+    for kind in KINDS
+    if fitting(config, geometry, kind)
 }
 
 
-def build(config: MethodConfig, geometry: Geometry, norm: Literal["batch", "group"] = "batch") -> Method:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        backbone = ResNetConfig(dims=geometry.dims, stem=geometry.stem, depth=10, width=4, norm=norm)
-        return config.build(backbone.build(1)).double()
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
 
 
-def batch_of(method: MethodConfig, geometry: Geometry, samples: int = 4) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    size = (method.views, samples, 1, *geometry.size)
-    views = torch.randn(size, generator=generator, dtype=torch.float64)
-    index = torch.arange(samples)
-    return Batch({str(i): x for i, x in enumerate(views)}, index, index, torch.full_like(index, -1))
-
-
-def run(method: Method, batch: Batch) -> Loss:
-    return method.loss(method.encode(batch), method.target(batch), AT)
+def run(method: Method, batch: Batch, at: Progress = AT) -> Loss:
+    return method.loss(method.encode(batch), method.target(batch), at)
 
 
 def snapshot(method: Method) -> Tensors:
@@ -71,108 +63,131 @@ def moved(method: Method, before: Tensors) -> set[str]:
     return {name for name, x in method.state_dict().items() if not torch.equal(x, before[name])}
 
 
-@pytest.fixture(params=METHODS, ids=lambda name: name.replace(" ", "-"))
-def config(request: pytest.FixtureRequest) -> MethodConfig:
-    return METHODS[request.param]
+def of_teacher(name: str) -> bool:
+    return "teacher" in name.split(".")
 
 
-@pytest.fixture(params=GEOMETRIES)
-def geometry(request: pytest.FixtureRequest) -> Geometry:
-    return GEOMETRIES[request.param]
+def test_every_method_of_the_union_is_listed_on_every_geometry() -> None:
+    union, *_ = typing.get_args(MethodConfig)
+    for geometry in GEOMETRIES.values():
+        assert {type(config) for config in methods(geometry).values()} == set(typing.get_args(union))
 
 
-def test_every_method_of_the_union_is_listed() -> None:
-    """The union is one class so far; with more it is Annotated[A | B, ...]."""
-    annotated = typing.get_args(MethodConfig)
-    members = set(typing.get_args(annotated[0])) if annotated else {MethodConfig}
-    assert members == {type(config) for config in METHODS.values()}
+def test_only_mae_asks_for_a_transformer() -> None:
+    refused = {
+        config.name for g in GEOMETRIES.values() for config in methods(g).values() if not fitting(config, g, "CNN")
+    }
+    assert refused == {"mae"}
+    assert all(fitting(config, g, "ViT") for g in GEOMETRIES.values() for config in methods(g).values())
 
 
-def test_students_learn_and_teachers_do_not(config: MethodConfig, geometry: Geometry) -> None:
-    method = build(config, geometry)
-    torch.autograd.backward(run(method, batch_of(config, geometry)).total)
+def test_students_learn_and_teachers_do_not(case: Case) -> None:
+    method = case.build()
+    torch.autograd.backward(run(method, case.batch()).total)
     for name, parameter in method.named_parameters():
-        if name.startswith("teacher"):
-            assert not parameter.requires_grad, name
+        if not parameter.requires_grad:
+            assert of_teacher(name) or "patch_embed" in name, name
             assert parameter.grad is None, name
         else:
+            assert not of_teacher(name), name
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.abs().sum() > 0, name
 
 
-def test_no_storage_is_shared(config: MethodConfig, geometry: Geometry) -> None:
+def test_no_storage_is_shared(case: Case) -> None:
     """A teacher that is the same object as its student, as in torchgeo's BYOL, agrees with everything."""
-    tensors = build(config, geometry).state_dict()
+    tensors = case.build().state_dict()
     assert len({x.untyped_storage().data_ptr() for x in tensors.values()}) == len(tensors)
 
 
-def test_encode_and_target_of_a_batch_are_those_of_its_parts(config: MethodConfig, geometry: Geometry) -> None:
-    method, batch = build(config, geometry, norm="group"), batch_of(config, geometry)
-    parts = [Batch({n: x[i : i + 1] for n, x in batch.views.items()}, *[batch.index[i : i + 1]] * 3) for i in range(4)]
+def test_encode_and_target_of_a_batch_are_those_of_its_parts(case: Case) -> None:
+    method, batch = case.build("group"), case.batch()
+    parts = [rows(batch, slice(i, i + 1)) for i in range(len(batch))]
     for hook in (method.encode, method.target):
         whole = hook(batch)
         pieces = [hook(part) for part in parts]
         for name, x in whole.items():
+            assert x.ndim == 2, name
             torch.testing.assert_close(torch.cat([piece[name] for piece in pieces]), x, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_only_after_step_moves_anything(config: MethodConfig, geometry: Geometry, mode: str) -> None:
+def test_only_after_step_moves_anything(case: Case, mode: str) -> None:
     """Defect 2 of BYOLMed3D: its target moves during validation. Here calling a hook twice changes nothing."""
-    method, batch = build(config, geometry).train(mode == "train"), batch_of(config, geometry)
+    method, batch = case.build().train(mode == "train"), case.batch()
     before = snapshot(method)
     losses = [run(method, batch) for _ in range(2)]
     assert torch.equal(losses[0].total, losses[1].total)
     assert not moved(method, before)
     method.after_step(losses[1].stats, AT)
-    running = {n for n, _ in method.named_buffers() if not n.startswith("teacher")} if mode == "train" else set()
-    assert running <= moved(method, before)
-    assert not {n for n, _ in method.named_parameters() if not n.startswith("teacher")} & moved(method, before)
+    after = moved(method, before)
+    if mode == "train":
+        assert {n for n, _ in method.named_buffers() if "running" in n and not of_teacher(n)} <= after
+    weights = {n for n, _ in method.named_parameters() if not of_teacher(n) and "prototypes" not in n}
+    assert not weights & after
 
 
-def test_negative_control_statistics_that_are_not_deferred_are_noticed(
-    config: MethodConfig, geometry: Geometry
-) -> None:
-    method = build(config, geometry)
+def test_negative_control_statistics_that_are_not_deferred_are_noticed(case: Case) -> None:
+    method = case.build()
+    if not any("running" in name for name, _ in method.named_buffers()):
+        pytest.skip("nothing here keeps statistics")
     defer_statistics(method, False)
     before = snapshot(method)
-    run(method, batch_of(config, geometry))
+    run(method, case.batch())
     assert moved(method, before)
 
 
-def test_state_dict_round_trips(config: MethodConfig, geometry: Geometry) -> None:
-    method, batch = build(config, geometry), batch_of(config, geometry)
-    loss = run(method, batch)
-    method.after_step(loss.stats, AT)
-    other = build(config, geometry)
+def test_state_dict_round_trips(case: Case) -> None:
+    method, batch = case.build(), case.batch()
+    for _ in range(2):  # whatever fills up over steps, such as a queue, is part of the state
+        method.after_step(run(method, batch).stats, AT)
+    other = case.build()
     other.load_state_dict(copy.deepcopy(method.state_dict()))
     assert torch.equal(run(other, batch).total, run(method, batch).total)
 
 
-def test_encoders_are_part_of_the_student(config: MethodConfig, geometry: Geometry) -> None:
-    method = build(config, geometry)
-    assert method.encoders
-    trained = {id(p) for p in method.parameters() if p.requires_grad}
-    for encoder in method.encoders.values():
+def test_encoders_are_part_of_the_student(case: Case) -> None:
+    method, batch = case.build(), case.batch()
+    students = {id(p) for n, p in method.named_parameters() if not of_teacher(n)}
+    features = method.features(method.encode(batch))
+    assert list(features) == list(method.encoders)
+    for name, encoder in method.encoders.items():
         assert isinstance(encoder, nn.Module)
-        assert {id(p) for p in encoder.parameters()} <= trained
-        assert encoder(batch_of(config, geometry).views["0"]).pooled.shape == (4, encoder.width)
+        assert {id(p) for p in encoder.parameters()} <= students
+        views = [x for view, x in batch.views.items() if view.isdecimal()]
+        assert [tuple(x.shape) for x in features[name]] == [(4, encoder.width)] * len(views)
 
 
-def test_coupled_is_what_the_configuration_says(config: MethodConfig, geometry: Geometry) -> None:
-    """A method is coupled if a sample's gradient changes when another sample does."""
-    method, batch = build(config, geometry, norm="group"), batch_of(config, geometry)
-    gradients = []
-    for factor in (1.0, 2.0):
-        z, t = method.encode(batch), method.target(batch)
-        leaves = {name: x.detach().clone() for name, x in z.items()}
-        for leaf in leaves.values():
-            leaf[1] *= factor * torch.linspace(0.5, 1.5, leaf.shape[1], dtype=leaf.dtype) ** factor
-            leaf.requires_grad_()
-        torch.autograd.backward(method.loss(leaves, t, AT).total)
-        first = leaves["0"].grad
-        assert first is not None
-        gradients.append(first[0])
-    assert method.coupled == config.coupled
-    assert torch.allclose(gradients[0], gradients[1], rtol=1e-9, atol=0) == (not method.coupled)
+def test_the_first_of_encode_is_an_embedding(case: Case) -> None:
+    """What the gauges of collapse look at."""
+    method = case.build()
+    z = method.encode(case.batch())
+    first = next(iter(method.features(z).values()))[0]
+    assert next(iter(z.values())) is first
+
+
+def gradient_of_the_first_item(method: Method, batch: Batch, factor: float) -> list[Tensor]:
+    """Of the loss, times the number of items, with respect to item 0, the second item changed by ``factor``."""
+    z, t = method.encode(batch), method.target(batch)
+    leaves = {name: x.detach().clone() for name, x in z.items()}
+    for leaf in leaves.values():
+        leaf[1] *= torch.linspace(0.5, 1.5, leaf.shape[1], dtype=leaf.dtype) ** factor
+        leaf.requires_grad_()
+    torch.autograd.backward(method.loss(leaves, t, AT).total)
+    return [leaf.grad[0] for leaf in leaves.values() if leaf.grad is not None]
+
+
+def test_coupled_is_what_the_configuration_says(case: Case) -> None:
+    """A method is coupled if a sample's gradient changes when another sample, or its label, does."""
+    method, batch = case.build("group"), case.batch()
+    first, second = (gradient_of_the_first_item(method, batch, factor) for factor in (1.0, 2.0))
+    unlabelled = batch.labels.clone()
+    unlabelled[1] = -1
+    third = gradient_of_the_first_item(method, Batch(batch.views, batch.index, batch.seeds, unlabelled), 1.0)
+    same = all(
+        torch.allclose(a, b, rtol=1e-9, atol=1e-14) and torch.allclose(a, c, rtol=1e-9, atol=1e-14)
+        for a, b, c in zip(first, second, third, strict=True)
+    )
+    assert method.coupled == case.config.coupled
+    assert same == (not method.coupled)

@@ -22,7 +22,7 @@ from volssl.models.norm import BatchNorm
 )
 def test_layers_of_byol_s_head(norm: Literal["batch", "layer", "none"], layers: list[type[nn.Module]]) -> None:
     """A bias behind the first Linear would be undone by a norm; the last Linear has one."""
-    head = MLP(6, 5, 4, norm)
+    head = MLP(6, 5, 4, norm=norm)
     assert [type(m) for m in head] == layers
     first, last = head[0], head[-1]
     assert isinstance(first, nn.Linear)

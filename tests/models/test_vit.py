@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from volssl.errors import ConfigError
 from volssl.models import ViTConfig
-from volssl.models.vit import Attention, ViT
+from volssl.models.vit import Attention, ViT, resample_positions
 from volssl.types import Features
 
 PLANE = ViTConfig(dims=2, patch=(4, 4), size=(16, 16), width=24, depth=3, heads=2)
@@ -201,7 +201,7 @@ def test_positions_are_interpolated(config: ViTConfig, size: tuple[int, ...], mo
     network, grid = make(config), config.grid(size)
     learned = network.pos_embed[:, 1:].reshape(1, *config.grid(config.size), -1).movedim(-1, 1)
     expected = F.interpolate(learned, size=grid, mode=mode, align_corners=False)
-    positions = network._positions(grid)
+    positions = resample_positions(network.pos_embed[:, 1:], config.grid(config.size), grid)
     torch.testing.assert_close(positions, expected.flatten(2).transpose(1, 2), rtol=0, atol=1e-12)
     features = network(images(6, 2, 2, *size))
     assert features.grid == grid
@@ -212,7 +212,7 @@ def test_positions_are_interpolated(config: ViTConfig, size: tuple[int, ...], mo
 def test_one_position_everywhere_stays_that_position() -> None:
     network = make(VOLUME)
     network.pos_embed.data[:] = network.pos_embed.data[:, :1]
-    positions = network._positions((3, 5, 7))
+    positions = resample_positions(network.pos_embed[:, 1:], VOLUME.grid(VOLUME.size), (3, 5, 7))
     torch.testing.assert_close(positions, network.pos_embed[:, :1].expand(1, 105, -1), rtol=0, atol=1e-12)
 
 

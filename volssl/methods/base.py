@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from volssl.models.norm import commit_statistics
-from volssl.types import Batch, Loss, Progress
+from volssl.types import Batch, Features, Loss, Progress
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
@@ -32,11 +34,19 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, batch: Batch) -> Tensors:
-        """The expensive part with a gradient, per sample: name -> (B, D), for any part of the batch."""
+        """The expensive part with a gradient, per sample: name -> (B, D), for any part of the batch.
 
-    @abstractmethod
+        The first is a pooled embedding, which the collapse gauges look at.
+        """
+
     def target(self, batch: Batch) -> Tensors:
-        """The expensive part without a gradient, per sample: name -> (B, D); empty where there is none."""
+        """What the loss needs without a gradient, per sample: name -> (B, D). By default there is nothing."""
+        del batch
+        return {}
+
+    def features(self, z: Tensors) -> dict[str, list[Tensor]]:
+        """Of what ``encode`` returned, the pooled features (B, D) of every global view, by encoder."""
+        return {next(iter(self.encoders)): [x for name, x in z.items() if name.isdecimal()]}
 
     @abstractmethod
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:
@@ -46,6 +56,36 @@ class Method(nn.Module, ABC):
         the step then averages those of the chunks.
         """
 
-    def after_step(self, stats: dict[str, Tensor], at: Progress) -> None:  # noqa: ARG002 (used by methods)
+    def after_step(self, stats: dict[str, Tensor], at: Progress) -> None:
         """Everything that moves once per optimiser step, after the optimiser. Overrides call this first."""
         commit_statistics(self)
+
+
+def pooled(encoder: nn.Module, views: Tensors) -> Tensors:
+    """Pooled features (B, D) of every view, by its name."""
+    features: dict[str, Features] = {name: encoder(view) for name, view in views.items()}
+    return {name: f.pooled for name, f in features.items()}
+
+
+def global_views(views: Tensors) -> Tensors:
+    """Those of full size: ``0``, ``1``, ..."""
+    return {name: x for name, x in views.items() if name.isdecimal()}
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher = momentum * teacher + (1 - momentum) * student, parameters and running statistics alike."""
+    for ours, theirs in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
+        if ours.is_floating_point():
+            ours.lerp_(theirs, 1 - momentum)
+        else:  # the number of steps that the running statistics have seen
+            ours.copy_(theirs)
+
+
+def half_cosine(ends: tuple[float, float], at: Progress) -> float:
+    """last - (last - first) (cos(pi k / K) + 1) / 2, with k of K optimiser steps.
+
+    BYOL's momentum (Grill et al. 2020, arXiv 2006.07733, section 3.3; there ``last`` is 1).
+    """
+    first, last = ends
+    return last - (last - first) * (math.cos(math.pi * at.fraction) + 1) / 2

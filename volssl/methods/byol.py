@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,27 +10,14 @@ from torch import Tensor, nn
 
 from volssl.losses.agreement import cosine_agreement
 from volssl.methods import BYOLConfig
-from volssl.methods.base import Method
-from volssl.models.heads import MLP
+from volssl.methods.base import Method, follow, half_cosine, pooled
+from volssl.models.heads import MLP, Branch
 from volssl.models.norm import defer_statistics
-from volssl.types import Batch, Features, Loss, Progress
+from volssl.types import Batch, Loss, Progress
 
 if TYPE_CHECKING:
     from volssl.models import Backbone
     from volssl.types import Tensors
-
-
-class Branch(nn.Module):
-    """Encoder and projector: what student and teacher both have."""
-
-    def __init__(self, encoder: nn.Module, projector: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.projector = encoder, projector
-
-    def encode(self, batch: Batch) -> Tensors:
-        """Pooled features (B, D) of every view."""
-        features: dict[str, Features] = {name: self.encoder(view) for name, view in batch.views.items()}
-        return {name: f.pooled for name, f in features.items()}
 
 
 class BYOL(Method):
@@ -57,11 +43,11 @@ class BYOL(Method):
         return {"encoder": self.student.encoder}
 
     def encode(self, batch: Batch) -> Tensors:
-        return self.student.encode(batch)
+        return pooled(self.student.encoder, batch.views)
 
     @torch.no_grad()
     def target(self, batch: Batch) -> Tensors:
-        return self.teacher.encode(batch)
+        return pooled(self.teacher.encoder, batch.views)
 
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:
         online = {name: self.predictor(self.student.projector(z[name])) for name in ("0", "1")}
@@ -69,20 +55,9 @@ class BYOL(Method):
             target = {name: self.teacher.projector(t[name]) for name in ("0", "1")}
         total = cosine_agreement(online=online["0"], target=target["1"])
         total = total + cosine_agreement(online=online["1"], target=target["0"])
-        return Loss(total, metrics={"momentum": torch.tensor(momentum(self.momentum, at))})
+        return Loss(total, metrics={"momentum": torch.tensor(half_cosine(self.momentum, at))})
 
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor], at: Progress) -> None:
         super().after_step(stats, at)
-        follow = 1 - momentum(self.momentum, at)
-        for ours, theirs in zip(self.teacher.state_dict().values(), self.student.state_dict().values(), strict=True):
-            if ours.is_floating_point():
-                ours.lerp_(theirs, follow)
-            else:  # the number of steps that the running statistics have seen
-                ours.copy_(theirs)
-
-
-def momentum(ends: tuple[float, float], at: Progress) -> float:
-    """m1 - (m1 - m0) (cos(pi k / K) + 1) / 2, with k of K optimiser steps (section 3.3; there m1 = 1)."""
-    first, last = ends
-    return last - (last - first) * (math.cos(math.pi * at.fraction) + 1) / 2
+        follow(self.teacher, self.student, half_cosine(self.momentum, at))

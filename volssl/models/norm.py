@@ -27,8 +27,8 @@ class BatchNorm(_BatchNorm):
     running_var: Tensor
     momentum: float
 
-    def __init__(self, features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__(features, eps, momentum)
+    def __init__(self, features: int, eps: float = 1e-5, momentum: float = 0.1, *, affine: bool = True) -> None:
+        super().__init__(features, eps, momentum, affine)
         self.deferred = False
         self.pending: Tensor | None = None  # (2 C + 1): sum of means, sum of variances, number of groups
 

@@ -48,7 +48,8 @@ class ViT(nn.Module):
             raise ConfigError(f"views.size {problem}")
         patches = self.patch_embed(x)
         grid = tuple(patches.shape[2:])
-        tokens = patches.flatten(2).transpose(1, 2) + self._positions(grid)
+        tokens = patches.flatten(2).transpose(1, 2)
+        tokens = tokens + resample_positions(self.pos_embed[:, 1:], self.config.grid(self.config.size), grid)
         if keep is not None:
             tokens, grid = tokens.gather(1, keep[..., None].expand(-1, -1, self.width)), (keep.shape[1],)
         class_token = self.cls_token + self.pos_embed[:, :1]
@@ -59,21 +60,21 @@ class ViT(nn.Module):
         tokens = hidden[:, 1:]
         return Features(tokens, grid, hidden[:, 0] if self.config.pool == "class" else tokens.mean(dim=1))
 
-    def _positions(self, grid: tuple[int, ...]) -> Tensor:
-        """(1, N, D): the learned positions of the patches, resampled to ``grid`` where theirs is another.
 
-        Bicubic in 2D and trilinear in 3D, one axis after the other as a product with a constant matrix: the
-        gradient of ``interpolate`` itself adds in no fixed order on a GPU.
-        """
-        learned = self.config.grid(self.config.size)
-        if grid == learned:
-            return self.pos_embed[:, 1:]
-        with torch.autocast(self.pos_embed.device.type, enabled=False):
-            positions = self.pos_embed[0, 1:].reshape(*learned, -1)
-            for axis, (old, new) in enumerate(zip(learned, grid, strict=True)):
-                matrix = _resampling(old, new, "bicubic" if self.dims == 2 else "bilinear", positions)
-                positions = torch.tensordot(matrix, positions, dims=([1], [axis])).movedim(0, axis)
-        return positions.flatten(0, -2)[None]
+def resample_positions(positions: Tensor, learned: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+    """(1, N, D): learned positions (1, prod(learned), D) of patches, resampled to ``grid`` where it is another.
+
+    Bicubic in 2D and trilinear in 3D, one axis after the other as a product with a constant matrix: the
+    gradient of ``interpolate`` itself adds in no fixed order on a GPU.
+    """
+    if grid == learned:
+        return positions
+    with torch.autocast(positions.device.type, enabled=False):
+        field = positions[0].reshape(*learned, -1)
+        for axis, (old, new) in enumerate(zip(learned, grid, strict=True)):
+            matrix = _resampling(old, new, "bicubic" if len(grid) == 2 else "bilinear", field)
+            field = torch.tensordot(matrix, field, dims=([1], [axis])).movedim(0, axis)
+    return field.flatten(0, -2)[None]
 
 
 class PatchEmbedding(nn.Module):
