@@ -18,7 +18,7 @@ from torch import Tensor
 
 from volssl import config
 from volssl.data import PhantomConfig
-from volssl.data.loader import sample_seed
+from volssl.data.stream import sample_seed
 
 ROWS, SLICES = 2, 6
 

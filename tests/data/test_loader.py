@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from itertools import islice, pairwise
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from volssl.data.loader import Loader, draw, permutation, sample_seed
+from volssl.data.loader import Loader
+from volssl.data.stream import Stream, permutation
 from volssl.errors import ConfigError, DataError, RunError
 from volssl.types import Item, Samples
 
@@ -25,6 +27,7 @@ class Numbers:
 
     def __init__(self, n: int, *, broken: int = -1, hangs: int = -1, kills: int = -1) -> None:
         self.n, self.broken, self.hangs, self.kills = n, broken, hangs, kills
+        self.parts, self.weights, self.label_sets = [n], [1], 1
 
     def __len__(self) -> int:
         return self.n
@@ -39,6 +42,17 @@ class Numbers:
         return Item(torch.full((1, 2, 3, 3), float(i)), (1, 1, 1), str(i), label=i % 3)
 
 
+class Sets(Numbers):
+    """Parts of 6, 3 and 11 items, each with labels of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(20)
+        self.parts, self.weights, self.label_sets = [6, 3, 11], [1, 1, 1], 3
+
+    def __getitem__(self, i: int) -> Item:
+        return replace(super().__getitem__(i), part=int(i >= 6) + int(i >= 9))
+
+
 def stream(n: int = 10, **fields: int) -> list[Samples]:
     settings: dict[str, Any] = {"batch": 4, "seed": 7, "start": 0, "stop": 6, **fields}
     return list(Loader(Numbers(n), **settings))
@@ -46,39 +60,6 @@ def stream(n: int = 10, **fields: int) -> list[Samples]:
 
 def told(samples: Samples) -> list[tuple[int, int]]:
     return list(zip(samples.index.tolist(), samples.seeds.tolist(), strict=True))
-
-
-def test_the_first_words_of_philox_order_the_items() -> None:
-    """Golden: must never change, or no run can be resumed or repeated by a later version."""
-    assert permutation(0, 0, 8).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
-    assert [sample_seed(0, 0, i) for i in range(2)] == [4635879678023765015, 5354679218300372251]
-
-
-def test_permutation_is_one_and_differs_by_seed_and_epoch() -> None:
-    orders = [tuple(permutation(s, e, 50)) for s in (0, 1, 2**63) for e in (0, 1, 2)]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert len(set(orders)) == len(orders)
-
-
-def test_permutation_is_uniform() -> None:
-    """Chi-squared of the place of item 0 over 2,000 epochs and 10 places: 9 degrees of freedom, 27.9 is p = 0.001."""
-    places = Counter(int(np.flatnonzero(permutation(3, e, 10) == 0)[0]) for e in range(2000))
-    assert sum((places[i] - 200) ** 2 / 200 for i in range(10)) < 27.9
-
-
-def test_seeds_of_neighbours_are_independent() -> None:
-    """40,000 seeds: all different, in 63 bits; neighbours differ in half their bits (31.5 +- 0.1 of 63)."""
-    seeds = [sample_seed(s, e, i) for s in range(4) for e in range(100) for i in range(100)]
-    assert len(set(seeds)) == len(seeds)
-    assert 0 <= min(seeds) < max(seeds) < 2**63
-    assert np.mean([(a ^ b).bit_count() for a, b in pairwise(seeds)]) == pytest.approx(31.5, abs=0.1)
-    bits = np.array([[s >> b & 1 for b in range(63)] for s in seeds[:10_000]])
-    assert np.abs(bits.mean(0) - 0.5).max() < 0.025  # five standard deviations of 10,000 tosses
-    assert np.abs(np.corrcoef(bits.T) - np.eye(63)).max() < 0.055
-
-
-def test_seeds_do_not_mix_up_their_arguments() -> None:
-    assert len({sample_seed(*key) for key in [(0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 0), (0, 1, 1)]}) == 5
 
 
 def test_no_item_twice_in_an_epoch_and_tails_flow_on() -> None:
@@ -99,8 +80,8 @@ def test_what_is_in_the_samples() -> None:
     first = stream()[0]
     assert first.images.shape == (4, 1, 2, 3, 3)
     assert torch.equal(first.images[:, 0, 0, 0, 0].long(), first.index)
-    assert torch.equal(first.labels, first.index % 3)
-    expected = [draw(7, p, 10) for p in range(4)]
+    assert torch.equal(first.labels, (first.index % 3)[:, None])
+    expected = [Stream(7, [10])[p] for p in range(4)]
     assert told(first) == [(d.index, d.seed) for d in expected]
 
 
@@ -132,6 +113,31 @@ def test_a_stream_that_depends_on_the_ranks_would_be_noticed() -> None:
     assert [[p for part in step for p in told(part)] for step in zip(*ranks, strict=True)] != whole
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_batch_holds_each_part_equally_often_and_its_labels_in_its_column(workers: int) -> None:
+    for samples in Loader(Sets(), batch=6, seed=3, start=0, stop=4, workers=workers):
+        part = (samples.index >= 6).long() + (samples.index >= 9).long()
+        assert part.tolist() == [0, 1, 2, 0, 1, 2]
+        expected = torch.full((6, 3), -1)
+        expected[torch.arange(6), part] = samples.index % 3
+        assert torch.equal(samples.labels, expected)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_ranks_together_are_the_batch_of_all_parts(world: int) -> None:
+    """Shares of 4 and 2 samples of three parts: no rank has all parts equally often, the batch still has."""
+    whole = [told(s) for s in Loader(Sets(), batch=8, seed=3, start=0, stop=5)]
+    ranks = [Loader(Sets(), batch=8, seed=3, start=0, stop=5, rank=r, world=world) for r in range(world)]
+    assert [[pair for share in step for pair in told(share)] for step in zip(*ranks, strict=True)] == whole
+
+
+def test_no_item_twice_in_an_epoch_over_two_ranks_whose_batches_do_not_divide_it() -> None:
+    """10 items, batches of 4 on 2 ranks: five steps are two epochs, and the third step lies in both."""
+    ranks = [stream(stop=5, rank=r, world=2) for r in range(2)]
+    indices = [i for step in zip(*ranks, strict=True) for share in step for i in share.index.tolist()]
+    assert sorted(indices[:10]) == sorted(indices[10:]) == list(range(10))
+
+
 def test_the_global_generators_are_left_alone() -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     stream(workers=1, stop=2)
@@ -147,13 +153,13 @@ def test_an_item_that_cannot_be_made_is_one_line(workers: int) -> None:
 
 
 def test_a_worker_that_hangs_is_named_with_its_items() -> None:
-    source = Numbers(10, hangs=draw(7, 5, 10).index)
+    source = Numbers(10, hangs=Stream(7, [10])[5].index)
     with pytest.raises(RunError, match=rf"at step 1: items .*{source.hangs}.*loop.workers=0"):
         list(Loader(source, batch=4, seed=7, start=0, stop=3, workers=1, timeout=1))
 
 
 def test_a_worker_that_dies_stops_the_run_at_once() -> None:
-    source = Numbers(10, kills=draw(7, 5, 10).index)
+    source = Numbers(10, kills=Stream(7, [10])[5].index)
     with pytest.raises(RunError, match=r"exited unexpectedly at step [01] or .*loop.workers=0"):
         list(Loader(source, batch=4, seed=7, start=0, stop=3, workers=1))
 

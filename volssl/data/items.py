@@ -63,9 +63,10 @@ class PreparedSource(Source, Protocol):
     """A source whose items are known, readable and of one shape; ``build`` of every configuration returns one.
 
     ids: what messages call the items. labels: class indices, -1 = unknown. fingerprints: SHA-256 of what each
-    item is made from. parts: the sizes of the sets it consists of, in order, each drawn equally often; one where
-    all items are drawn equally often. channels, region: the shape of an item. bad: why each item that is left
-    out is left out. It pickles, to go to loader processes.
+    item is made from. parts: the sizes of the runs of items that are drawn apart, in order; one where all items
+    are drawn alike. weights: how often each part is drawn. label_sets: how many sets the labels come from
+    (``Item.part``). channels, region: the shape of an item. bad: why each item that is left out is left out.
+    It pickles, to go to loader processes.
     """
 
     @property
@@ -79,6 +80,12 @@ class PreparedSource(Source, Protocol):
 
     @property
     def parts(self) -> Sequence[int]: ...
+
+    @property
+    def weights(self) -> Sequence[int]: ...
+
+    @property
+    def label_sets(self) -> int: ...
 
     @property
     def channels(self) -> int: ...

@@ -1,82 +1,42 @@
-"""The order of the samples and their seeds, as pure functions, and the processes that read them ahead."""
+"""The samples of each step for one rank, and the processes that read them ahead."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from volssl.data.stream import Draw, Stream
 from volssl.errors import ConfigError, RunError, UserError
 from volssl.types import Samples, Source
 
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
 POLL = 5.0  # seconds between two looks at whether the workers live: they are no children, no signal tells
 
 
-def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """The order of ``n`` items in an epoch, a pure function of its arguments.
+class DrawnSource(Source, Protocol):
+    """A source that says how its items are drawn: ``volssl.data.items.PreparedSource`` says what each is."""
 
-    The ranks of n 64-bit words of Philox-4x64-10 (Salmon et al. 2011) under the key (seed, epoch). Raw words,
-    because NumPy promises that a bit generator's stream stays the same for ever, but not that shuffling does.
-    """
-    key = np.array([seed & _MASK, epoch & _MASK], dtype=np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+    @property
+    def parts(self) -> Sequence[int]: ...
 
+    @property
+    def weights(self) -> Sequence[int]: ...
 
-_order = lru_cache(maxsize=2)(permutation)  # a step lies in one epoch or on the border of two
-
-
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """A seed of 63 bits for one item in one epoch.
-
-    The finaliser of SplitMix64 (Steele et al. 2014) over one number after the other. It is a bijection of 64
-    bits, so within an epoch no two items share all of them.
-    """
-    state = _GOLDEN
-    for number in (seed, epoch, index):
-        state = _mix((state + (number + 1) * _GOLDEN) & _MASK)
-    return state >> 1
-
-
-def _mix(x: int) -> int:
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return x ^ (x >> 31)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One place in the stream of samples: which item, and the seed of its views."""
-
-    index: int
-    seed: int
-
-
-def draw(seed: int, position: int, n: int) -> Draw:
-    """What stands at ``position`` of the endless stream of epochs, one permutation after the other.
-
-    An epoch holds every item once; what is left of it when a batch ends starts the next batch.
-    """
-    epoch, place = divmod(position, n)
-    index = int(_order(seed, epoch, n)[place])
-    return Draw(index, sample_seed(seed, epoch, index))
+    @property
+    def label_sets(self) -> int: ...
 
 
 class Loader:
     """The samples of the steps ``start`` to ``stop - 1`` for one rank.
 
     Step s holds positions s*batch .. (s+1)*batch - 1 of the stream, of which rank r takes the r-th of ``world``
-    equal parts. So ids and seeds depend on the seed and the step alone: not on the workers, not on where the run
-    was resumed, and the ranks' parts put together are the batch of one rank.
+    equal shares. So ids and seeds depend on the seed and the step alone: not on the workers, not on where the run
+    was resumed, and the ranks' shares put together are the batch of one rank.
 
     Args:
         batch: effective batch per step over all ranks.
@@ -92,7 +52,7 @@ class Loader:
 
     def __init__(
         self,
-        source: Source,
+        source: DrawnSource,
         *,
         batch: int,
         seed: int,
@@ -106,7 +66,8 @@ class Loader:
     ) -> None:
         if batch % world:
             raise ConfigError(f"loop.batch {batch} is not a multiple of the {world} ranks")
-        self._source, self._seed, self._workers, self._timeout = source, seed, workers, timeout
+        self._source, self._workers, self._timeout = source, workers, timeout
+        self._stream = Stream(seed, source.parts, source.weights)
         self._batch, self._share, self._rank = batch, batch // world, rank
         self._steps, self._pin = range(start, stop), pin
 
@@ -122,13 +83,20 @@ class Loader:
                 images=_join([part.images for part in parts], self._pin),
                 index=torch.tensor([one.index for one in draws]),
                 seeds=torch.tensor([one.seed for one in draws]),
-                labels=torch.tensor([label for part in parts for label in part.labels]),
+                labels=self._columns([label for part in parts for label in part.labels]),
             )
 
     def draws(self, step: int) -> list[Draw]:
         """What this rank sees in a step."""
         first = step * self._batch + self._rank * self._share
-        return [draw(self._seed, p, len(self._source)) for p in range(first, first + self._share)]
+        return [self._stream[p] for p in range(first, first + self._share)]
+
+    def _columns(self, labels: list[Label]) -> Tensor:
+        """(B, S), each label in the column of its set."""
+        columns = torch.full((len(labels), self._source.label_sets), -1)
+        for row, (part, label) in zip(columns, labels, strict=True):
+            row[part] = label
+        return columns
 
     def _cut(self, draws: list[Draw]) -> list[list[int]]:
         """A step in one piece per worker, so that the first is there soon and few steps are held at a time."""
@@ -185,12 +153,15 @@ def _explain(error: RuntimeError, step: int) -> None:
     raise RunError(f"{what}: out of memory, or an item that crashes; see with loop.workers=0") from error
 
 
+Label = tuple[int, int]  # which set of labels, which class
+
+
 @dataclass(frozen=True)
 class Piece:
     """What travels from a loader process: images (B, C, *region) in shared memory, and their labels."""
 
     images: Tensor
-    labels: list[int]
+    labels: list[Label]
 
 
 class _Cuts:
@@ -214,7 +185,7 @@ class _Items(Dataset[Piece]):
             items = [self._source[i] for i in indices]
         except UserError as error:
             return error
-        return Piece(torch.stack([item.image for item in items]), [item.label for item in items])
+        return Piece(torch.stack([item.image for item in items]), [(item.part, item.label) for item in items])
 
 
 def _as_is(piece: Any) -> Any:  # what __getitems__ made is collated already

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from volssl.data.loader import DrawnSource
 from volssl.engine.chunks import SHARE, Chunks, Views, memory
 from volssl.engine.distributed import Group
 from volssl.engine.optim import (
@@ -22,7 +23,7 @@ from volssl.engine.schedule import learning_rate
 from volssl.engine.step import NonFiniteError, backward
 from volssl.errors import RunError
 from volssl.methods.base import Method
-from volssl.types import Progress, Samples, Source
+from volssl.types import Progress, Samples
 
 if TYPE_CHECKING:
     from volssl.engine import LoopConfig, OptimConfig
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 NAMED = 8  # items that a message names
 
 
-class NamedSource(Source, Protocol):
+class NamedSource(DrawnSource, Protocol):
     """A source that can say what its items are called."""
 
     @property
