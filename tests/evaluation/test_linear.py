@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from volssl.evaluation.linear import STRENGTHS, linear_probe
 from volssl.evaluation.statistics import Floats, Ints
@@ -18,6 +19,15 @@ def planted(n: int, width: int, strength: float, seed: int) -> tuple[Floats, Int
     y = rng.permutation((np.arange(n) < n // 4).astype(np.int64))
     x = rng.normal(size=(n, width))
     x[:, 0] += strength * y
+    return x, y
+
+
+def three_classes(n: int, width: int, strength: float, seed: int) -> tuple[Floats, Ints]:
+    """Noise of ``width`` columns; column k carries class k, of which there are n/2, n/3 and n/6."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.repeat([0, 1, 2], [n // 2, n // 3, n // 6])).astype(np.int64)
+    x = rng.normal(size=(n, width))
+    x[np.arange(n), y] += strength
     return x, y
 
 
@@ -77,3 +87,64 @@ def test_four_exams_are_enough() -> None:
     assert roc_auc_score(y, probe.oof_scores) == 1.0
     with pytest.raises(ValueError, match="two patients"):
         linear_probe(x[:3], y[:3], x, groups=np.arange(3), seed=0)
+
+
+def test_three_classes_give_each_class_its_log_odds() -> None:
+    """Softmax p of the plain fit written out here: the scores are log p / (1 - p), column by column."""
+    x, y = three_classes(120, 6, 1.5, 0)
+    test_x, test_y = three_classes(60, 6, 1.5, 1)
+    probe = linear_probe(x, y, test_x, groups=np.arange(120), seed=0)
+    scale = StandardScaler().fit(x)
+    twin = LogisticRegression(C=probe.c, class_weight="balanced", max_iter=5000).fit(scale.transform(x), y)
+    p = twin.predict_proba(scale.transform(test_x))
+    assert probe.oof_scores.shape == (120, 3)
+    np.testing.assert_allclose(probe.scores, np.log(p / (1 - p)), rtol=1e-6, atol=1e-9)
+    assert (probe.scores.argmax(1) == test_y).mean() > 0.6
+
+
+def test_scores_of_certain_rows_do_not_tie() -> None:
+    """Classes 60 sd apart: every p rounds to 1 and would tie, the log-odds still rank the rows."""
+    x, y = three_classes(60, 3, 60.0, 0)
+    far = np.array([[1e8, 0, 0], [2e8, 0, 0]])
+    probe = linear_probe(x, y, far, groups=np.arange(60), seed=0)
+    assert np.isfinite(probe.scores).all()
+    assert probe.scores[1, 0] > probe.scores[0, 0] > 36.8  # where 1 - p is below what float64 can tell from 1
+
+
+def test_three_classes_of_noise_are_chance_out_of_fold_and_perfect_in_it() -> None:
+    """Control as for two classes: 60 rows, 200 columns that know nothing."""
+    x, y = three_classes(60, 200, 0.0, 0)
+    probe = linear_probe(x, y, x, groups=np.arange(60), seed=0)
+    seen, unseen = (
+        np.mean([roc_auc_score(y == k, s[:, k]) for k in range(3)]) for s in (probe.scores, probe.oof_scores)
+    )
+    assert seen > 0.95
+    assert 0.3 < unseen < 0.7
+
+
+def test_regularisation_follows_the_strength_of_the_signal() -> None:
+    """Of 100 columns all matter a little (strong regularisation), or one matters fully (weaker)."""
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.repeat([0, 1, 2], 40))
+    spread = rng.normal(size=(120, 100)) + 0.3 * rng.normal(size=(3, 100))[y]
+    alone, _ = three_classes(120, 100, 0.0, 1)
+    alone[np.arange(120), y] += 6.0
+    chosen = [linear_probe(x, y, x, groups=np.arange(120), seed=0).c for x in (spread, alone)]
+    assert chosen[0] < chosen[1]
+
+
+def test_a_class_without_rows_is_named() -> None:
+    """Classes 0 and 2: the scores would have no column for 1."""
+    x, y = planted(20, 2, 1.0, 0)
+    with pytest.raises(ValueError, match=r"\[0, 2\]: number them 0 to 1"):
+        linear_probe(x, 2 * y, x, groups=np.arange(20), seed=0)
+
+
+def test_threads_move_no_bit() -> None:
+    """Two BLAS threads outside: inside there is one, and the scores are the same to the last bit."""
+    x, y = planted(600, 64, 1.0, 0)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(linear_probe(x, y, x, groups=np.arange(600), seed=0).scores)
+    np.testing.assert_array_equal(found[0], found[1])

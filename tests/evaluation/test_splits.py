@@ -49,3 +49,23 @@ def test_few_patients_make_few_folds() -> None:
     assert len(folds(y, np.arange(6), 5, seed=0)) == 2
     with pytest.raises(ValueError, match="two patients"):
         folds(np.array([1, 0, 0, 0]), np.arange(4), 5, seed=0)
+
+
+def test_subsets_and_folds_of_three_classes() -> None:
+    """100, 60 and 40 patients of two rows: 10 % is 10, 6 and 4; every class is trained on in every fold."""
+    y = np.repeat([0, 1, 2], [200, 120, 80])
+    patients = np.arange(400) // 2
+    rows = subset(y, patients, 0.1, seed=0)
+    assert np.bincount(y[rows]).tolist() == [20, 12, 8]
+    parts = folds(y, patients, 5, seed=0)
+    assert sorted(np.concatenate([held for _, held in parts])) == list(range(400))
+    for train, held in parts:
+        assert not set(patients[train]) & set(patients[held])
+        assert set(y[train]) == {0, 1, 2}
+
+
+def test_one_class_has_no_folds() -> None:
+    """Nothing to tell apart, whatever the number of patients; nor with a third class of one patient."""
+    for y in (np.zeros(20, dtype=np.int64), np.repeat([0, 1, 2], [10, 9, 1])):
+        with pytest.raises(ValueError, match="two patients of each class"):
+            folds(y, np.arange(20), 5, seed=0)

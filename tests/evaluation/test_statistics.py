@@ -8,15 +8,19 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 
 from volssl.evaluation.statistics import (
+    CLASS_METRICS,
     METRICS,
     Estimate,
     Floats,
     Ints,
     auc,
+    auc_within,
     binary_metrics,
     bootstrap,
+    class_metrics,
     estimate,
     in_words,
+    one_vs_rest_auc,
     youden,
 )
 
@@ -71,6 +75,84 @@ def test_metrics_equal_scikit_learn_on_every_resample() -> None:
             "kappa": sk.cohen_kappa_score(y, called, **given),
         }
         np.testing.assert_allclose([got[m][r] for m in METRICS], [want[m] for m in METRICS], rtol=1e-12)
+
+
+def test_class_metrics_by_hand() -> None:
+    """Classes 0 0 1 2, one row each of scores (log-odds):
+
+    2 1 0 is called 0, which it is; 0 3 1 (of class 0) is called 1; 1 2 0 is called 1, which it is; 3 0 2 (of 2) is 0.
+    Accuracy 2/4. Recalls 1/2, 1, 0: balanced 1/2. AUC of 0: 2 0 against 1 3: 2 beats 1, so 1/4.
+    Of 1: 2 against 1 3 0: 2/3. Of 2: 2 against 0 1 0: 1. Mean (1/4 + 2/3 + 1)/3 = 23/36.
+    Weight 3 on row 0: accuracy 4/6; recalls 3/4, 1, 0; AUC of 0: (3*1)/(4*2) = 3/8; of 1: 2 against 1 1 1 3 0: 4/5.
+    """
+    y = np.array([0, 0, 1, 2])
+    score = np.array([[2.0, 1, 0], [0, 3, 1], [1, 2, 0], [3, 0, 2]])
+    got = class_metrics(y, score, np.array([[1.0, 1, 1, 1], [3, 1, 1, 1]]))
+    assert tuple(got) == CLASS_METRICS
+    np.testing.assert_allclose(got["accuracy"], [1 / 2, 4 / 6])
+    np.testing.assert_allclose(got["balanced_accuracy"], [1 / 2, 7 / 12])
+    np.testing.assert_allclose(got["auc"], [23 / 36, (3 / 8 + 4 / 5 + 1) / 3])
+
+
+def test_class_metrics_equal_scikit_learn_on_every_resample() -> None:
+    """Softmax probabilities of three classes, rounded so that they tie, and logits of two."""
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.repeat([0, 1, 2], [30, 20, 10]))
+    p = np.round(rng.dirichlet(1 + 2 * np.eye(3)[0], 60), 1)
+    p = np.clip(p, 0.05, 1)
+    p /= p.sum(1, keepdims=True)
+    weight = bootstrap(y, np.arange(60) // 2, 20, seed=0).weight
+    got = class_metrics(y, p, weight)
+    two, logit = cohort(60, 1.0, 0)
+    got_two = class_metrics(two, logit, weight)
+    for r, w in enumerate(weight):
+        given = {"sample_weight": w}
+        assert got["auc"][r] == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr", **given))
+        assert got["accuracy"][r] == pytest.approx(sk.accuracy_score(y, p.argmax(1), **given))
+        assert got["balanced_accuracy"][r] == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1), **given))
+        assert got_two["auc"][r] == pytest.approx(sk.roc_auc_score(two, logit, **given))
+        assert got_two["balanced_accuracy"][r] == pytest.approx(
+            sk.balanced_accuracy_score(two, (logit >= 0).astype(int), **given)
+        )
+
+
+def test_a_class_of_no_weight_makes_the_mean_undefined() -> None:
+    """Not the mean over the classes that are left, which is another question."""
+    y, score = np.array([0, 1, 2, 0]), np.eye(3)[[0, 1, 2, 1]]
+    got = class_metrics(y, score, np.array([[1.0, 1, 0, 1]]))
+    assert np.isnan(got["auc"][0])
+    assert np.isnan(got["balanced_accuracy"][0])
+    assert got["accuracy"][0] == pytest.approx(2 / 3)
+
+
+def test_auc_within_folds_counts_pairs_of_one_model() -> None:
+    """Against loops over pairs, with ties and weights; a fold of one class has no pair, and offsets are nothing."""
+    rng = np.random.default_rng(0)
+    y, fold = rng.integers(0, 2, 30), rng.integers(0, 4, 30)
+    y[fold == 3] = 1
+    score, weight = np.round(rng.normal(size=30), 1), rng.integers(0, 3, (5, 30)).astype(float)
+    for r, w in enumerate(weight):
+        won = total = 0.0
+        for i in np.flatnonzero(y == 1):
+            for j in np.flatnonzero((y == 0) & (fold == fold[i])):
+                won += w[i] * w[j] * ((score[i] > score[j]) + (score[i] == score[j]) / 2)
+                total += w[i] * w[j]
+        assert auc_within(y, score, weight, fold)[r] == pytest.approx(won / total)
+    moved = score + 10.0 * fold
+    np.testing.assert_array_equal(auc_within(y, moved, weight, fold), auc_within(y, score, weight, fold))
+    assert auc(y, moved, weight)[0] != pytest.approx(auc(y, score, weight)[0])  # the control: ranked together
+    one_model = auc_within(y, score, weight, np.zeros(30, dtype=np.int64))
+    np.testing.assert_allclose(one_model, auc(y, score, weight))
+    three = np.column_stack([-score, score, rng.normal(size=30)])
+    np.testing.assert_array_equal(one_vs_rest_auc(y, three, weight, fold)[1], auc_within(y, score, weight, fold))
+
+
+def test_resamples_hold_every_class() -> None:
+    """One row of class 2 among 10: it is in all 300 resamples, and without redrawing it would not be."""
+    y = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 2])
+    draws = bootstrap(y, np.arange(10), 300, seed=0)
+    assert (draws.weight[:, 9] > 0).all()
+    assert draws.redrawn > 50
 
 
 def test_undefined_is_nan_and_not_zero() -> None:

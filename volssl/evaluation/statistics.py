@@ -1,4 +1,4 @@
-"""Binary metrics over many resamples at once, the patient-level bootstrap, and paired differences.
+"""Metrics over many resamples at once, the patient-level bootstrap, and paired differences.
 
 Every metric takes weights of shape (R, N): how often resample r holds exam n. A row of ones gives the plain
 number, so the estimate and its interval come from one formula. scikit-learn's functions take one resample at
@@ -16,11 +16,12 @@ from sklearn.metrics import roc_curve
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 METRICS = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "kappa")
+CLASS_METRICS = ("auc", "accuracy", "balanced_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
 class Resamples:
-    """weight (R + 1, N): row 0 is the sample itself. redrawn: how many resamples had one class."""
+    """weight (R + 1, N): row 0 is the sample itself. redrawn: how many resamples lacked a class."""
 
     weight: Floats
     redrawn: int
@@ -40,22 +41,23 @@ def bootstrap(y: Ints, groups: NDArray[np.generic], n: int, seed: int) -> Resamp
     """Draw ``n`` resamples of whole groups (patients) with replacement, as many groups as there are.
 
     Not stratified: the share of positives varies as it would in another cohort, and PPV and NPV with it. A
-    resample in which one class is absent has no AUC: it is drawn again and counted. One set of resamples
+    resample in which a class is absent has no AUC: it is drawn again and counted. One set of resamples
     serves every score on the same exams, so that differences are paired.
 
     Args:
-        y: (N,) 0 or 1. groups: (N,) which patient each exam belongs to.
+        y: (N,) classes. groups: (N,) which patient each exam belongs to.
 
     Raises:
         ValueError: y holds one class only.
     """
-    if len(np.unique(y)) != 2:
-        raise ValueError("y must hold both classes")
+    of_class = np.unique(y)[:, None] == y
+    if len(of_class) < 2:
+        raise ValueError("y must hold both classes, or all of several")
     names, member = np.unique(groups, return_inverse=True)
     rng, share = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
     weight = rng.multinomial(len(names), share, size=n)[:, member].astype(np.float64)
     redrawn = 0
-    while len(bad := np.flatnonzero((weight @ y == 0) | (weight @ (1 - y) == 0))):
+    while len(bad := np.flatnonzero((weight @ of_class.T == 0).any(axis=1))):
         redrawn += len(bad)
         weight[bad] = rng.multinomial(len(names), share, size=len(bad))[:, member]
     return Resamples(np.vstack([np.ones(len(y)), weight]), redrawn)
@@ -104,6 +106,64 @@ def binary_metrics(y: Ints, score: Floats, threshold: float, weight: Floats) -> 
         "npv": _ratio(tn, tn + fn),
         "f1": _ratio(2 * tp, 2 * tp + fp + fn),
         "kappa": _ratio(agreed - by_chance, 1 - by_chance),
+    }
+
+
+def auc_within(y: Ints, score: Floats, weight: Floats, fold: Ints) -> Floats:
+    """AUC over the pairs of rows that one model has scored, where each fold of a cross-fit has its own model.
+
+    Scores of different models have no common scale, so ranking them together mixes their offsets into the
+    result (Forman and Scholz 2010). Every pair counts once: large folds count for more.
+
+    Args:
+        y: (N,) 0 or 1. score: (N,). weight: (R, N). fold: (N,).
+
+    Returns:
+        (R,), NaN where no fold has weight on both sides.
+    """
+    parts = [np.flatnonzero(fold == f) for f in np.unique(fold)]
+    areas = np.stack([auc(y[p], score[p], weight[:, p]) for p in parts])
+    pairs = np.stack([(weight[:, p] @ y[p]) * (weight[:, p] @ (1 - y[p])) for p in parts])
+    return _ratio(np.where(pairs > 0, areas * pairs, 0.0).sum(axis=0), pairs.sum(axis=0))
+
+
+def one_vs_rest_auc(y: Ints, score: Floats, weight: Floats, fold: Ints | None = None) -> Floats:
+    """Each class's AUC against all others together, of each resample.
+
+    Args:
+        y: (N,) 0..K-1. score: (N, K), column k higher for class k; or (N,) for K = 2, higher for class 1.
+        weight: (R, N). fold: (N,) which model scored a row, see ``auc_within``; one model where absent.
+
+    Returns:
+        (K, R), or (1, R) for K = 2; NaN where the class or all others have no weight. Without folds, the mean
+        over K is scikit-learn's ``roc_auc_score(multi_class="ovr")``.
+    """
+    sides = [(y, score)] if score.ndim == 1 else [((y == k).astype(np.int64), s) for k, s in enumerate(score.T)]
+    if fold is None:
+        return np.stack([auc(one, s, weight) for one, s in sides])
+    return np.stack([auc_within(one, s, weight, fold) for one, s in sides])
+
+
+def class_metrics(y: Ints, score: Floats, weight: Floats, fold: Ints | None = None) -> dict[str, Floats]:
+    """The ``CLASS_METRICS`` of each resample; the class called is the one of the highest score.
+
+    auc: mean of ``one_vs_rest_auc``. balanced_accuracy: mean over classes of the share of it that is called it.
+
+    Args:
+        y: (N,) 0..K-1. score: (N, K), column k higher for class k; or logits (N,) for K = 2, where class 1 is
+        called from 0 on. weight: (R, N). fold: as for ``one_vs_rest_auc``.
+
+    Returns:
+        name -> (R,); NaN where a class has no weight, except accuracy.
+    """
+    called = (score >= 0).astype(np.int64) if score.ndim == 1 else score.argmax(axis=1)
+    right = called == y
+    of_class = np.arange(2 if score.ndim == 1 else score.shape[1])[:, None] == y
+    recalls = _ratio(weight @ (of_class & right).T, weight @ of_class.T)
+    return {
+        "auc": one_vs_rest_auc(y, score, weight, fold).mean(axis=0),
+        "accuracy": weight @ right / weight.sum(axis=1),
+        "balanced_accuracy": recalls.mean(axis=1),
     }
 
 
