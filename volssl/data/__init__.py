@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from volssl.data.image_config import ImageConfig
 from volssl.data.items import Items, Report, Size
 
 if TYPE_CHECKING:
@@ -125,4 +126,4 @@ class PhantomConfig(StackConfig):
         return build(self, region, workers=workers, report=report)
 
 
-DataConfig = Annotated[VolumeConfig | StackConfig | PhantomConfig, Field(discriminator="name")]
+DataConfig = Annotated[VolumeConfig | StackConfig | PhantomConfig | ImageConfig, Field(discriminator="name")]

@@ -78,7 +78,8 @@ def _make_all(entries: Sequence[Entry], recipe: Recipe, folder: Path, workers: i
     for i, outcome in run(tasks, workers):
         outcomes[i] = outcome
         if isinstance(outcome, Made):
-            memory.remember(outcome.stamp, outcome.content)
+            if not entries[i].content:
+                memory.remember(outcome.stamp, outcome.content)
             used.add(recipe.path(entries[i], outcome.content))
         if len(outcomes) % ROOM_EVERY == 0:
             make_room(folder, used, ceiling)
@@ -93,7 +94,7 @@ def _look(entry: Entry, recipe: Recipe, memory: Memory, *, keep: bool) -> Outcom
         state = stamp(entry.files)
     except DataError as error:
         return error
-    content = memory.recall(state)
+    content = entry.content or memory.recall(state)
     if content and done(recipe.path(entry, content), keep=keep):
         return Made(state, content)
     return Task(entry, recipe, content, keep)

@@ -1,20 +1,25 @@
-"""How many items a source will have, told from names alone, for ``volssl check``."""
+"""How many items a source will have, told from names and array headers alone, for ``volssl check``."""
 
 from __future__ import annotations
 
 import csv
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from volssl.errors import DataError
 
 if TYPE_CHECKING:
     from volssl.data import PhantomConfig, StackConfig, VolumeConfig
+    from volssl.data.image_config import ImageConfig
 
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+DICOM = {".dcm", ".dicom", ".ima", ""}
 
 
-def count(config: VolumeConfig | StackConfig | PhantomConfig) -> int | None:
+def count(config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig) -> int | None:
     """The number of items, or None where file names cannot tell (DICOM series, several sequences, 4D).
 
     Raises:
@@ -26,12 +31,33 @@ def count(config: VolumeConfig | StackConfig | PhantomConfig) -> int | None:
     root = Path(config.root)
     if not root.exists():
         raise DataError("missing", "no such folder: data.root must name one", str(root))
+    if config.name == "image" and config.archive:
+        return sum(_rows(root, f"{split}_images") for split in config.splits)
     if root.is_file() and root.suffix.lower() != ".csv":
-        return 1 if config.name == "stack" else None
+        return None if config.name == "volume" else 1
     if root.is_file():
         with root.open(newline="", encoding="utf-8") as f:
             return sum(1 for _ in csv.DictReader(f))
-    if config.name == "stack":
-        files = [p for p in root.rglob("*") if p.suffix.lower() in IMAGES | {".npy"}]
-        return len({p if p.suffix == ".npy" else p.parent for p in files})
-    return None
+    if config.name == "volume":
+        return None
+    if config.name == "image":
+        return _pictures(root)
+    files = [p for p in root.rglob("*") if p.suffix.lower() in IMAGES | {".npy"}]
+    return len({p if p.suffix == ".npy" else p.parent for p in files})
+
+
+def _pictures(root: Path) -> int | None:
+    """None where there may be DICOM, of which only the header says whether it is a picture."""
+    suffixes = [p.suffix.lower() for p in root.rglob("*") if p.is_file()]
+    return None if DICOM & set(suffixes) else sum(suffix in IMAGES for suffix in suffixes)
+
+
+def _rows(archive: Path, key: str) -> int:
+    """The length of one array of an ``.npz``, from its header; 0 where there is none, which the run will refuse."""
+    try:
+        with zipfile.ZipFile(archive) as members, members.open(f"{key}.npy") as f:
+            version = np.lib.format.read_magic(f)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return int(read(f)[0][0])
+    except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile):
+        return 0

@@ -13,20 +13,26 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.utils.enums import MetaKeys, SpaceKeys
-from PIL import Image
 
 from volssl.data import dicom, nifti
 from volssl.data.header import is_dicom
+from volssl.data.picture import read_picture
 from volssl.data.preflight import check_regular, check_shape, finite, guard
 from volssl.errors import DataError
 
-Kind = Literal["dicom", "nifti", "npy", "images"]
-KINDS: frozenset[Kind] = frozenset({"dicom", "nifti", "npy", "images"})
+Kind = Literal["dicom", "nifti", "npy", "images", "npz"]
+KINDS: frozenset[Kind] = frozenset({"dicom", "nifti", "npy", "images"})  # what a folder's volumes are made of
 
 _NIFTI = (".nii", ".nii.gz")
 _DICOM = (".dcm", ".dicom", ".ima")
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the name says, no other decoder of Pillow is let near
+_READ_BY = {  # what a kind is, and which data.name reads it
+    "dicom": ("DICOM", "volume"),
+    "nifti": ("volumes", "volume (slices: N makes 2D items)"),
+    "npy": ("arrays", "stack"),
+    "images": ("pictures", "image, or stack for folders of slices"),
+    "npz": ("an archive", "image, and the file itself as data.root"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +68,14 @@ def find(root: Path, *, kinds: frozenset[Kind] = KINDS) -> tuple[list[Found], li
         base = root if root.is_dir() else root.parent
         found: list[Found] = []
         errors: list[DataError] = []
-        folders = _walk(root, errors) if root.is_dir() else iter([(base, [root])])
-        for folder, files in folders:
+        if base != root and kind_of(root) == "images" and "images" in kinds:
+            raise DataError("kind", "one picture is no stack of slices: use data.name: image", str(root))
+        for folder, files in walk(root, errors):
             good, bad = _find_in(folder, files, base, kinds)
             found += good
             errors += bad
     if not found and not errors:
-        raise DataError("empty", f"holds no volume of the kinds {', '.join(sorted(kinds))}", str(root))
+        raise other_kind(root, kinds)
     return sorted(found, key=lambda one: one.id), errors
 
 
@@ -106,10 +113,22 @@ def load(found: Found, *, non_finite: Literal["refuse", "zero"] = "refuse", time
         )
 
 
-def _walk(root: Path, errors: list[DataError]) -> Iterator[tuple[Path, list[Path]]]:
+def other_kind(root: Path, wanted: frozenset[Kind]) -> DataError:
+    """What to say of a root that holds nothing wanted: ``kind`` where it holds something else, or ``empty``."""
+    for _, files in walk(root, []):
+        for file in files:
+            kind = kind_of(file)
+            if kind not in wanted and (kind != "dicom" or is_dicom(file)):
+                what, source = _READ_BY[kind]
+                return DataError("kind", f"holds {what}, such as {file.name}: use data.name: {source}", str(root))
+    return DataError("empty", f"holds nothing of the kinds {', '.join(sorted(wanted))}", str(root))
+
+
+def walk(root: Path, errors: list[DataError]) -> Iterator[tuple[Path, list[Path]]]:
     """Folders and their files in order of name; links are followed, but no folder is entered twice.
 
     Args:
+        root: a folder, or one file, which is all there is then.
         errors: gets one for every folder that cannot be listed, which ``os.walk`` would pass by in silence.
     """
 
@@ -117,6 +136,9 @@ def _walk(root: Path, errors: list[DataError]) -> Iterator[tuple[Path, list[Path
         code = "permission" if isinstance(error, PermissionError) else "unreadable"
         errors.append(DataError(code, f"cannot be listed ({error.strerror}): mend or remove it", str(error.filename)))
 
+    if root.is_file():
+        yield root.parent, [root]
+        return
     seen: set[tuple[int, int]] = set()
     for name, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         status = os.stat(name)
@@ -138,12 +160,12 @@ def _find_in(
     slices: list[Path] = []
     images: list[Path] = []
     for file in files:
-        kind = _kind(file)
+        kind = kind_of(file)
         if kind not in kinds:
             continue
         try:
             if kind == "dicom":
-                slices += [file] if _holds_dicom(file) else []
+                slices += [file] if holds_dicom(file) else []
             elif kind == "images":
                 images.append(file)
             else:
@@ -163,16 +185,19 @@ def _find_in(
     return found, errors + refused
 
 
-def _kind(file: Path) -> Kind:
+def kind_of(file: Path) -> Kind:
+    """By name alone; what no name tells may be DICOM."""
     name = file.name.lower()
     if name.endswith(_NIFTI):
         return "nifti"
     if name.endswith(".npy"):
         return "npy"
+    if name.endswith(".npz"):
+        return "npz"
     return "images" if name.endswith(_IMAGES) else "dicom"
 
 
-def _holds_dicom(file: Path) -> bool:
+def holds_dicom(file: Path) -> bool:
     """Whether to read it as DICOM; what neither is nor says it is, is none of our business."""
     if is_dicom(file):
         return True
@@ -213,21 +238,12 @@ def _read_images(files: tuple[Path, ...]) -> np.ndarray:
     """(slices, rows, columns) float32 of grey pictures of one shape."""
     slices: list[np.ndarray] = []
     for file in files:
-        check_regular(file)
-        with guard("image", file), Image.open(file, formats=_FORMATS) as picture:
-            check_shape((len(files), picture.height, picture.width), str(file))
-            slices.append(_grey(picture, file))
-            if slices[-1].shape != slices[0].shape:
-                raise DataError("shapes", f"{slices[-1].shape} pixels where the first has {slices[0].shape}", str(file))
+        pixels = read_picture(file)
+        check_shape((len(files), *pixels.shape[:2]), str(file))
+        slices.append(pixels if pixels.ndim == 2 else pixels[..., 0])
+        if pixels.ndim == 3 and not (pixels == pixels[..., :1]).all():
+            raise DataError("colour", "a colour picture is no slice of a volume: leave it out", str(file))
+        if slices[-1].shape != slices[0].shape:
+            what = f"{slices[-1].shape} pixels where the first has {slices[0].shape}: not one stack"
+            raise DataError("shapes", f"{what}; if each picture is an item, use data.name: image", str(file))
     return np.stack(slices)
-
-
-def _grey(picture: Image.Image, file: Path) -> np.ndarray:
-    if getattr(picture, "n_frames", 1) != 1:
-        raise DataError("dims", f"{picture.n_frames} pages: save one slice per file", str(file))  # type: ignore[attr-defined]
-    if picture.mode in ("1", "L", "F") or picture.mode.startswith("I"):
-        return np.array(picture, dtype=np.float32)
-    colour = np.array(picture.convert("RGB"), dtype=np.float32)
-    if not (colour == colour[..., :1]).all():
-        raise DataError("colour", "a colour picture is no slice of a volume: leave it out", str(file))
-    return colour[..., 0]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from volssl.data.door import Found, Kind, find
 from volssl.errors import DataError
+
+Finder = Callable[[Path], tuple[list[Found], list[DataError]]]
 
 
 @dataclass(frozen=True)
@@ -20,26 +23,40 @@ class Listed:
 
 
 def listing(root: str, kinds: frozenset[Kind]) -> tuple[list[Listed], list[DataError]]:
-    """Every volume of these kinds that the root names, and one error for each that cannot be used.
+    """Every volume of these kinds that the root names: ``listing_by`` of the door's ``find``."""
+    return listing_by(root, partial(find, kinds=kinds))
+
+
+def listing_by(root: str, finder: Finder) -> tuple[list[Listed], list[DataError]]:
+    """Everything that the finder sees where the root points, and one error for each that cannot be used.
 
     In a CSV (columns ``path,label`` and any others; paths relative to the file) a row names a file or a
     folder, all of whose volumes get its label. Classes are numbered in the order of their names, numbers by value; an
     empty label is unknown.
 
     Raises:
-        DataError: the root is missing or holds nothing, or the CSV is not such a table.
+        DataError: the root is missing or holds nothing or only what another ``data.name`` reads, or the CSV is not
+            such a table.
     """
     path = Path(root)
-    if not path.is_file() or path.suffix.lower() != ".csv":
-        found, bad = find(path, kinds=kinds)
-        return [Listed(one) for one in found], bad
+    if path.is_file() and path.suffix.lower() == ".csv":
+        listed, bad = _tabled(path, finder)
+    else:
+        found, bad = finder(path)
+        listed = [Listed(one) for one in found]
+    if bad and not listed and all(error.code == "kind" for error in bad):
+        raise bad[0]
+    return listed, bad
+
+
+def _tabled(path: Path, finder: Finder) -> tuple[list[Listed], list[DataError]]:
     rows = _rows(path)
     numbers = {name: i for i, name in enumerate(_classes({label for _, label in rows if label}))}
     listed: list[Listed] = []
-    bad = []
+    bad: list[DataError] = []
     for name, label in rows:
         try:
-            found, errors = _named(path, name, kinds)
+            found, errors = _named(path, name, finder)
         except DataError as error:
             found, errors = [], [error]
         listed += [Listed(one, numbers.get(label, -1)) for one in found]
@@ -77,12 +94,12 @@ def _classes(names: set[str]) -> list[str]:
     return sorted(names, key=int if all(name.isdecimal() for name in names) else None)
 
 
-def _named(table: Path, name: str, kinds: frozenset[Kind]) -> tuple[list[Found], list[DataError]]:
+def _named(table: Path, name: str, finder: Finder) -> tuple[list[Found], list[DataError]]:
     """The volumes of one row, called by the row's path and what follows in it."""
     target = table.parent / name
     if not target.exists():
         raise DataError("missing", f"{table.name} names it, but it is not there", str(target))
-    found, bad = find(target, kinds=kinds)
+    found, bad = finder(target)
     if target.is_file():
         return [replace(one, id=name) for one in found], bad
     return [replace(one, id=_below(name, one.id)) for one in found], bad

@@ -20,7 +20,10 @@ from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
 
 FORMAT = 1  # raise it when the same configuration and the same files give other items
-SHAPING = {"orientation", "spacing", "intensity", "n4", "crop_foreground", "fit", "cache_dtype", "non_finite"}
+SHAPING = {
+    *("orientation", "spacing", "n4", "intensity", "crop_foreground", "slices", "fit"),
+    *("colour", "cache_dtype", "non_finite"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,15 @@ class Entry:
     """What one item is made from.
 
     parts: the volumes found, more than one where each is a channel. time: the time point of a 4D file, None
-    for all of them as channels. label: class index, -1 where unknown.
+    for all of them as channels; the row of an archive. label: class index, -1 where unknown.
+    content: a SHA-256 of what the item is made from, where that is not the whole of its files.
     """
 
     id: str
     parts: tuple[Found, ...]
     time: int | None = 0
     label: int = -1
+    content: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -1,0 +1,82 @@
+"""One ``.npz`` in MedMNIST's layout: every row of its arrays is an item."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from volssl.data.door import Found
+from volssl.data.fingerprint import stamp
+from volssl.data.image_config import SPLITS, ImageConfig
+from volssl.data.preflight import check_regular, check_shape, guard
+from volssl.data.recipe import Entry
+from volssl.errors import DataError
+
+
+def rows(config: ImageConfig) -> list[Entry]:
+    """An entry per row, called ``split/number``; its fingerprint is that of the row alone.
+
+    Raises:
+        DataError: ``npz`` or ``labels``: no archive of images and one label each.
+    """
+    path = Path(config.root)
+    return [entry for split in config.splits for entry in _split(path, split, config.label_column)]
+
+
+def read_row(entry: Entry) -> np.ndarray:
+    """float32 (rows, columns) or (rows, columns, 3)."""
+    part = entry.parts[0]
+    return np.array(_images(part.files[0], part.id, stamp(part.files).digest)[entry.time], dtype=np.float32)
+
+
+def _split(path: Path, split: str, column: int | None) -> list[Entry]:
+    check_regular(path)
+    images, part = _images(path, split, stamp([path]).digest), Found(split, "npz", (path,))
+    kind = f"{images.dtype} {images.shape[1:]}".encode()
+    digests = [hashlib.sha256(kind + np.ascontiguousarray(image).tobytes()).hexdigest() for image in images]
+    labels = _labels(path, split, len(images), column)
+    return [
+        Entry(f"{split}/{i:06}", (part,), i, label, digest)
+        for i, (label, digest) in enumerate(zip(labels, digests, strict=True))
+    ]
+
+
+@lru_cache(maxsize=len(SPLITS))
+def _images(path: Path, split: str, state: str) -> np.ndarray:
+    """(N, rows, columns) or (N, rows, columns, 3). state: of the file, so that another one is read anew."""
+    del state
+    images = _array(path, f"{split}_images")
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim != 3 and images.shape[3:] != (3,):
+        what = f"{split}_images has the shape {images.shape}, not N x rows x columns (x 3)"
+        raise DataError("npz", f"{what}: for volumes save each row as .npy and use data.name: stack", str(path))
+    check_shape(images.shape[1:], str(path))
+    return images
+
+
+def _labels(path: Path, split: str, count: int, column: int | None) -> list[int]:
+    labels = _array(path, f"{split}_labels")
+    columns = labels.reshape(len(labels), -1).shape[1]
+    if len(labels) != count or labels.dtype.kind not in "biu":
+        what = f"{split}_labels are {len(labels)} of type {labels.dtype}, not a whole number for each of {count} images"
+        raise DataError("labels", f"{what}: mend the file", str(path))
+    if (column is None and columns > 1) or (column or 0) >= columns:
+        what = f"{split}_labels has {columns} columns: say which holds the class"
+        raise DataError("labels", f"{what}, data.label_column of 0 to {columns - 1}", str(path))
+    return [int(label) for label in labels.reshape(count, columns)[:, column or 0]]
+
+
+def _array(path: Path, key: str) -> np.ndarray:
+    """One array of real numbers; objects (pickles) are never loaded."""
+    with guard("npz", path), np.load(path, allow_pickle=False) as archive:
+        if key not in archive:
+            held = ", ".join(list(archive)[:8]) or "nothing"
+            raise DataError("npz", f"has no {key} but {held}: look at data.split", str(path))
+        array: np.ndarray = archive[key]
+        if array.dtype.kind not in "biuf" or array.ndim == 0 or len(array) == 0:
+            raise DataError("npz", f"{key} is {array.dtype} {array.shape}: real numbers are read", str(path))
+        return array

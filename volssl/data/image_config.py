@@ -1,0 +1,78 @@
+"""The configuration of flat images (torch-free): radiographs, tiles, single pictures of any kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, model_validator
+
+from volssl.data.items import Fit, Items, Report, Size, Window
+
+if TYPE_CHECKING:
+    from volssl.data.cache import CachedSource
+
+BYTES = Window(centre=127.5, width=255.0)
+Colour = Literal["grey", "rgb", "luma"]
+Split = Literal["train", "val", "test", "all"]
+SPLITS = ("train", "val", "test")
+
+
+class ImageConfig(Items):
+    """Flat images, one item per file: PNG, JPEG, TIFF, BMP and single-frame DICOM, at any depth under ``root``.
+
+    root: a folder, a ``labels.csv``, or one ``.npz`` in MedMNIST's layout (``{train,val,test}_{images,labels}``).
+    split, label_column: which part of an ``.npz``, ``train`` where absent, and which column of its labels.
+    colour: ``grey`` is one channel and refuses a coloured picture; ``luma`` is one channel and takes its luma
+    (0.299 R + 0.587 G + 0.114 B, ITU-R BT.601); ``rgb`` is three channels, in which a grey picture is repeated.
+    intensity: where absent, percentiles of each picture for one channel, and for three the fixed window 0..255,
+    because percentiles of each channel would shift the stain.
+    fit: ``resize`` where absent, because a picture knows no millimetres.
+    Sizes are rows x columns. Numbers are as stored, but more is always brighter.
+    """
+
+    name: Literal["image"] = "image"
+    colour: Colour = "grey"
+    split: Split | None = None
+    label_column: int | None = Field(default=None, ge=0)
+    fit: Fit | tuple[Fit, ...] = "resize"
+
+    @model_validator(mode="after")
+    def _bytes_for_colour(self) -> Self:
+        if self.colour == "rgb" and "intensity" not in self.model_fields_set:
+            object.__setattr__(self, "intensity", BYTES)  # a validator before it would lose JSON's leniency
+        return self
+
+    @model_validator(mode="after")
+    def _split_of_an_archive(self) -> Self:
+        for key in ("split", "label_column"):
+            if getattr(self, key) is not None and self.root and not self.archive:
+                raise ValueError(f"{key} is of an .npz, which root is not: leave it out")
+        return self
+
+    @property
+    def archive(self) -> bool:
+        """Whether the root is one file of arrays."""
+        return self.root.lower().endswith(".npz")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The parts of an archive that are read."""
+        return SPLITS if self.split == "all" else (self.split or "train",)
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.colour == "rgb" else 1
+
+    @property
+    def dims(self) -> int:
+        return 2
+
+    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+        """Find, read, preprocess and cache every image.
+
+        Raises:
+            DataError: nothing found, or more than ``max_bad`` of the items are unreadable.
+        """
+        from volssl.data.image import build
+
+        return build(self, region, workers=workers, report=report)

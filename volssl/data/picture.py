@@ -1,0 +1,69 @@
+"""The numbers of one flat image: pictures through Pillow, and what becomes of their colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from PIL import Image, ImageOps
+
+from volssl.data.image_config import BYTES, Colour, ImageConfig
+from volssl.data.preflight import check_regular, check_shape, finite, guard
+from volssl.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the name says, no other decoder of Pillow is let near
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B: ITU-R BT.601
+
+
+def read_picture(file: Path) -> np.ndarray:
+    """float32 (rows, columns), or (rows, columns, 3) of 0..255 where the file is in colour, turned as EXIF says.
+
+    Grey keeps its numbers (8, 16 or 32 bit, floating point); black and white is 0 and 255. A palette becomes
+    colour; alpha is dropped.
+
+    Raises:
+        DataError: ``image``, ``dims`` where it has several pages, ``too_large``, ...
+    """
+    check_regular(file)
+    with guard("image", file), Image.open(file, formats=FORMATS) as picture:
+        check_shape((picture.height, picture.width), str(file))
+        if (pages := getattr(picture, "n_frames", 1)) != 1:
+            raise DataError("dims", f"{pages} pages: save one picture per file", str(file))
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode not in ("L", "F") and not upright.mode.startswith("I"):
+            upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
+        return np.array(upright, dtype=np.float32)
+
+
+def flat(pixels: np.ndarray, config: ImageConfig, where: str) -> MetaTensor:
+    """(rows, columns) or (rows, columns, 3) as the config wants them: (C, rows, columns) of pixels of 1 mm.
+
+    Raises:
+        DataError: ``colour`` where it would be lost, ``non_finite``, or ``range`` where the fixed window of
+            colour would cut the numbers off.
+    """
+    pixels = finite(pixels, config.non_finite, where)
+    if config.intensity == BYTES and pixels.max() > 255:
+        what = f"numbers up to {pixels.max():g}, where data.intensity expects bytes (0..255)"
+        raise DataError("range", f"{what}: set it, e.g. to {{name: percentile}}", where)
+    image = np.ascontiguousarray(in_colour(pixels, config.colour, where))
+    return MetaTensor(torch.from_numpy(image), affine=torch.eye(4, dtype=torch.float64))
+
+
+def in_colour(pixels: np.ndarray, colour: Colour, where: str) -> np.ndarray:
+    """(rows, columns) or (rows, columns, 3) to (1, rows, columns) or, for ``rgb``, (3, rows, columns).
+
+    Raises:
+        DataError: ``colour`` for a coloured picture where ``grey`` is asked for.
+    """
+    if pixels.ndim == 2:
+        return np.repeat(pixels[None], 3 if colour == "rgb" else 1, axis=0)
+    if colour == "rgb":
+        return np.moveaxis(pixels, -1, 0)
+    if (pixels == pixels[..., :1]).all():
+        return pixels[None, ..., 0]
+    if colour == "luma":
+        return (pixels @ LUMA)[None]
+    raise DataError("colour", "a colour picture: set data.colour to rgb, or to luma, which makes it grey", where)
