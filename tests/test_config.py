@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from volssl import config
+from volssl.data.mixture_config import MixtureConfig
 from volssl.errors import ConfigError
 from volssl.methods import BYOLConfig
 
@@ -22,6 +23,9 @@ method: {name: byol, momentum: [0.99, 1.0]}
 optim: {name: lars, lr: 0.2, weight_decay: 1.5e-6, warmup: 2}
 loop: {steps: 10, batch: 8, chunk: 2}
 """
+MIXED = GOOD.replace(
+    "{name: stack, root: stacks}", "{name: mixture, parts: [{name: stack, root: a}, {name: volume, root: b}]}"
+).replace("loop: ", "evaluate: [{name: acl_tear}]\nloop: ")
 
 
 @pytest.fixture
@@ -124,6 +128,31 @@ def test_overrides_are_yaml_and_replace_a_whole_component(write: Path) -> None:
         "scans",
         7,
     )
+
+
+def test_an_override_reaches_into_a_list(write: Path) -> None:
+    write.write_text(MIXED)
+    run = config.load(write, ["data.parts.1.root=c", "evaluate.0.planes=[axial]"])
+    assert isinstance(run.data, MixtureConfig)
+    assert ([part.root for part in run.data.parts], run.evaluate[0].planes) == (["a", "c"], ("axial",))
+    assert config.differences(config.load(write), run) == ["data.parts.1.root: b -> c"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.parts.2.root=c", "data.parts.2.root=c: 2 is no entry of a list of 2: the first is 0"),
+        ("data.parts.one=3", "data.parts.one=3: one is no entry of a list of 2: the first is 0"),
+        ("data.parts.1.root.x=2", "data.parts.1.root.x=2: root is a value, not a group of keys"),
+        ("data.parts.1.rot=c", "c.yaml:2:55: data.parts.1.rot: no such key: did you mean root?"),
+        ("evaluate.0.plains=c", "evaluate.0.plains: no such key: did you mean planes?"),
+        ("data.balance=evn", "data.balance: Input should be 'even' or 'proportional' (got 'evn')"),
+        ("data.balance=[0, 1]", "data.balance.0: Input should be greater than or equal to 1 (got 0)"),
+        ("data.parts.1={name: mixture}", "data.parts.1: name: no mixture: there is volume, stack"),
+    ],
+)
+def test_a_wrong_entry_of_a_list_is_one_line(write: Path, override: str, message: str) -> None:
+    assert message in "\n".join(faults(write, MIXED, override))
 
 
 @pytest.mark.parametrize(

@@ -178,15 +178,24 @@ def _apply(document: strict_yaml.Document, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override}: an override is key=value, for example loop.steps=100")
-    target, path = document.data, tuple(key.split("."))
-    for part in path[:-1]:
-        if not isinstance(target.get(part, {}), dict):
-            raise ConfigError(f"{override}: {part} is a value, not a group of keys")
-        target = target.setdefault(part, {})
-    target[path[-1]] = strict_yaml.parse(value, key).data
+    path = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    document.data.update(_put(document.data, path, strict_yaml.parse(value, key).data, override))
     stale = [known for known in document.marks if known[: len(path)] == path]
     for known in stale:
         del document.marks[known]
+
+
+def _put(target: Any, path: strict_yaml.Path, value: Any, override: str) -> Any:
+    """``target`` with the value at the path, in which a number is an entry of a list that is there."""
+    first, rest = path[0], path[1:]
+    entries = dict(enumerate(target)) if isinstance(target, tuple) else target
+    key = first if isinstance(target, tuple) else str(first)
+    if isinstance(target, tuple) and key not in entries:
+        raise ConfigError(f"{override}: {first} is no entry of a list of {len(target)}: the first is 0")
+    if rest and not isinstance(entries.get(key, {}), dict | tuple):
+        raise ConfigError(f"{override}: {first} is a value, not a group of keys")
+    changed = entries | {key: _put(entries.get(key, {}), rest, value, override) if rest else value}
+    return tuple(changed.values()) if isinstance(target, tuple) else changed
 
 
 def _validate(schema: type[C], document: strict_yaml.Document, name: str) -> C:
@@ -214,7 +223,7 @@ def _explain(schema: type[BaseModel], data: Any, error: Any) -> tuple[str, str]:
         entry = isinstance(here, tuple) and isinstance(part, int) and part < len(here)
         if known or entry:
             here = here[part]
-        elif not (isinstance(here, dict) and here.get("name") == part):  # a missing key, not a union's tag
+        elif isinstance(here, dict) and here.get("name") != part:  # a missing key
             here = None
         else:
             continue
@@ -236,25 +245,30 @@ def _words(schema: type[BaseModel], error: Any, keys: list[str], data: Any) -> s
     return f"{error['msg']} (got {given!r})" if not isinstance(given, dict) else error["msg"]
 
 
-def _names(keys: list[str], data: Any, model: Any) -> list[str]:
+def _names(keys: list[str], data: Any, annotation: Any) -> list[str]:
     """The field names that the configuration class at ``keys`` has."""
     for key in keys:
+        if isinstance(data, tuple):  # its entries share one annotation
+            data = data[int(key)]
+            continue
+        field = getattr(_member(annotation, data), "model_fields", {}).get(key)
         data = data.get(key) if isinstance(data, dict) else None
-        field = model.model_fields.get(key) if hasattr(model, "model_fields") else None
-        model = _member(field.annotation, data) if field else None
-    return list(model.model_fields) if hasattr(model, "model_fields") else []
+        annotation = field.annotation if field else None
+    return list(getattr(_member(annotation, data), "model_fields", {}))
 
 
 def _member(annotation: Any, data: Any) -> Any:
-    """Of a union of configuration classes, the one that ``data`` names."""
-    for candidate in getattr(annotation, "__args__", (annotation,)):
-        fields = getattr(candidate, "model_fields", {})
-        if not isinstance(data, dict) or "name" not in fields or fields["name"].default == data.get("name"):
-            return candidate
-    return None
+    """Of the configuration classes in an annotation, the one that ``data`` names."""
+    if fields := getattr(annotation, "model_fields", None):
+        named = isinstance(data, dict) and "name" in fields
+        return annotation if not named or fields["name"].default == data.get("name") else None
+    found = (_member(candidate, data) for candidate in getattr(annotation, "__args__", ()))
+    return next((one for one in found if one is not None), None)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {str(i): entry for i, entry in enumerate(value)}
     if not isinstance(value, dict):
         return {prefix: value}
     return {k: v for key, child in value.items() for k, v in _flat(child, f"{prefix}.{key}" if prefix else key).items()}

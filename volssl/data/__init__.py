@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from volssl.data.image_config import ImageConfig
 from volssl.data.items import Items, Report, Size
+from volssl.data.mixture_config import MixtureConfig
 
 if TYPE_CHECKING:
     from volssl.data.cache import CachedSource
@@ -126,4 +127,7 @@ class PhantomConfig(StackConfig):
         return build(self, region, workers=workers, report=report)
 
 
-DataConfig = Annotated[VolumeConfig | StackConfig | PhantomConfig | ImageConfig, Field(discriminator="name")]
+Sources = VolumeConfig | StackConfig | PhantomConfig | ImageConfig
+PartConfig = Annotated[Sources, Field(discriminator="name")]
+MixtureConfig.model_rebuild(_types_namespace={"PartConfig": PartConfig})
+DataConfig = Annotated[Sources | MixtureConfig, Field(discriminator="name")]
