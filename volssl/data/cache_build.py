@@ -51,7 +51,7 @@ def build_cache(
     outcomes = _make_all(entries, recipe, folder, workers, report or _silent)
     good = [(e, made) for e, made in zip(entries, outcomes, strict=True) if isinstance(made, Made)]
     left_out = [*bad, *(outcome for outcome in outcomes if isinstance(outcome, DataError))]
-    _check_share(left_out, len(good), config)
+    check_share(left_out, len(good), config.max_bad, config.root)
     items = [Cached(e.id, e.label, made.content, recipe.path(e, made.content)) for e, made in good]
     remake = Remake(tuple(good), recipe)
     return CachedSource(items, remake, channels=config.channels, region=region, bad=left_out)
@@ -100,17 +100,22 @@ def _look(entry: Entry, recipe: Recipe, memory: Memory, *, keep: bool) -> Outcom
     return Task(entry, recipe, content, keep)
 
 
-def _check_share(bad: Sequence[DataError], good: int, config: Items) -> None:
+def check_share(bad: Sequence[DataError], good: int, max_bad: float, root: str) -> None:
+    """Nothing where few enough items are left out.
+
+    Raises:
+        DataError: ``empty`` where there are none, ``max_bad`` where too many are left out; it lists them.
+    """
     total = len(bad) + good
     if total == 0:
-        raise DataError("empty", "nothing here that data can read: look at data.root and data.name", config.root)
-    if good and len(bad) <= config.max_bad * total:
+        raise DataError("empty", "nothing here that data can read: look at data.root and data.name", root)
+    if good and len(bad) <= max_bad * total:
         return
     lines = [f"  {error}" for error in bad[:LISTED]]
     lines += [f"  and {len(bad) - LISTED} more"] * (len(bad) > LISTED)
     remedy = "mend or remove them" + (", or raise data.max_bad to leave them out" if good else "")
-    head = f"{len(bad)} of {total} items cannot be read (data.max_bad is {config.max_bad:g}): {remedy}"
-    raise DataError("max_bad", "\n".join([head, *lines]), config.root)
+    head = f"{len(bad)} of {total} items cannot be read (data.max_bad is {max_bad:g}): {remedy}"
+    raise DataError("max_bad", "\n".join([head, *lines]), root)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Making items for the cache, here or in processes of which one may crash without taking the others along."""
+"""Work on files, such as making items for the cache, here or in processes of which one may crash alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -39,24 +40,28 @@ class Task:
     content: str | None
     keep: bool
 
+    @property
+    def id(self) -> str:
+        """What messages call it."""
+        return self.entry.id
 
-def _run(task: Task) -> Outcome:
-    """Fingerprint the files and make the item unless it is done; beyond the ceiling only mark it readable."""
-    try:
-        before = stamp(task.entry.files)
-        content = task.content or fingerprint(task.entry.files)
-        path = task.recipe.path(task.entry, content)
-        if not done(path, keep=task.keep):
-            image, spacing = task.recipe.make(task.entry)
-            if stamp(task.entry.files).digest != before.digest:
-                raise DataError("changed", "changed while it was read: run again", task.entry.id)
-            if task.keep:
-                store(path, image, spacing)
-            else:
-                path.with_suffix(SEEN).touch()
-    except DataError as error:
-        return error
-    return Made(before, content)
+    def __call__(self) -> Outcome:
+        """Fingerprint the files and make the item unless it is done; beyond the ceiling only mark it readable."""
+        try:
+            before = stamp(self.entry.files)
+            content = self.content or fingerprint(self.entry.files)
+            path = self.recipe.path(self.entry, content)
+            if not done(path, keep=self.keep):
+                image, spacing = self.recipe.make(self.entry)
+                if stamp(self.entry.files).digest != before.digest:
+                    raise DataError("changed", "changed while it was read: run again", self.id)
+                if self.keep:
+                    store(path, image, spacing)
+                else:
+                    path.with_suffix(SEEN).touch()
+        except DataError as error:
+            return error
+        return Made(before, content)
 
 
 def done(path: Path, *, keep: bool) -> bool:
@@ -64,36 +69,52 @@ def done(path: Path, *, keep: bool) -> bool:
     return whole(path) or (not keep and path.with_suffix(SEEN).exists())
 
 
-def run(tasks: Mapping[int, Task], workers: int) -> Iterator[tuple[int, Outcome]]:
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Work(Protocol[R_co]):
+    """Something to do on one item, which pickles."""
+
+    @property
+    def id(self) -> str: ...
+
+    def __call__(self) -> R_co | DataError: ...
+
+
+def run(tasks: Mapping[int, Work[R]], workers: int) -> Iterator[tuple[int, R | DataError]]:
     """Do all of them, in any order; 0 workers do it in this process. The outcomes are the same."""
     if workers and tasks:
         yield from _in_processes(tasks, workers)
         return
     for i, task in tasks.items():
-        yield i, _run(task)
+        yield i, task()
 
 
-def _in_processes(tasks: Mapping[int, Task], workers: int) -> Iterator[tuple[int, Outcome]]:
+def _do(task: Work[R]) -> R | DataError:
+    return task()
+
+
+def _in_processes(tasks: Mapping[int, Work[R]], workers: int) -> Iterator[tuple[int, R | DataError]]:
     """The processes come from a server that has loaded MONAI once, not from a fork of this one's threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     pool = ProcessPool(max_workers=min(workers, len(tasks)), context=context)
     try:
-        futures = {pool.schedule(_run, args=[task], timeout=SECONDS_PER_ITEM): i for i, task in tasks.items()}
+        futures = {pool.schedule(_do, args=[task], timeout=SECONDS_PER_ITEM): i for i, task in tasks.items()}
         for future in as_completed(futures):
             i = futures[future]
-            yield i, _outcome(future.exception() or future.result(), tasks[i].entry.id)
+            failure = future.exception()
+            yield i, future.result() if failure is None else _told(failure, tasks[i].id)
         pool.close()
     finally:
         pool.stop()
         pool.join()
 
 
-def _outcome(result: object, where: str) -> Outcome:
-    if isinstance(result, Made | DataError):
-        return result
-    if isinstance(result, TimeoutError):
+def _told(failure: BaseException, where: str) -> DataError:
+    if isinstance(failure, TimeoutError):
         return DataError("timeout", f"took more than {SECONDS_PER_ITEM:g} s to read", where)
-    if isinstance(result, ProcessExpired):
+    if isinstance(failure, ProcessExpired):
         return DataError("crashed", "the process that read it crashed: the file is damaged or hostile", where)
-    raise result if isinstance(result, BaseException) else TypeError(type(result))
+    raise failure

@@ -14,16 +14,18 @@ from volssl.errors import DataError
 if TYPE_CHECKING:
     from volssl.data import PhantomConfig, StackConfig, VolumeConfig
     from volssl.data.image_config import ImageConfig
+    from volssl.data.slide_config import SlideConfig
 
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 DICOM = {".dcm", ".dicom", ".ima", ""}
 
 
-def count(config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig) -> int | None:
-    """The number of items, or None where file names cannot tell (DICOM series, several sequences, 4D).
+def count(config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig | SlideConfig) -> int | None:
+    """The number of items, or None where file names cannot tell (DICOM series, several sequences, 4D, slides).
 
     Raises:
         DataError: ``root`` does not exist.
+        ConfigError: what reads the data is not installed.
     """
     if config.name == "phantom":
         exams = config.train if config.split == "train" else config.valid
@@ -31,6 +33,9 @@ def count(config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig) -> i
     root = Path(config.root)
     if not root.exists():
         raise DataError("missing", "no such folder: data.root must name one", str(root))
+    if config.name == "slide":
+        config.require()
+        return None
     if config.name == "image" and config.archive:
         return sum(_rows(root, f"{split}_images") for split in config.splits)
     if root.is_file() and root.suffix.lower() != ".csv":

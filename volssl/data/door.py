@@ -20,7 +20,7 @@ from volssl.data.picture import read_picture
 from volssl.data.preflight import check_regular, check_shape, finite, guard
 from volssl.errors import DataError
 
-Kind = Literal["dicom", "nifti", "npy", "images", "npz"]
+Kind = Literal["dicom", "nifti", "npy", "images", "npz", "slide", "video"]
 KINDS: frozenset[Kind] = frozenset({"dicom", "nifti", "npy", "images"})  # what a folder's volumes are made of
 
 _NIFTI = (".nii", ".nii.gz")
