@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from volssl.data.image_config import ImageConfig
 from volssl.data.items import Items, Report, Size
 from volssl.data.mixture_config import MixtureConfig
+from volssl.data.slide_config import SlideConfig
 
 if TYPE_CHECKING:
     from volssl.data.cache import CachedSource
@@ -127,7 +128,7 @@ class PhantomConfig(StackConfig):
         return build(self, region, workers=workers, report=report)
 
 
-Sources = VolumeConfig | StackConfig | PhantomConfig | ImageConfig
+Sources = VolumeConfig | StackConfig | PhantomConfig | ImageConfig | SlideConfig
 PartConfig = Annotated[Sources, Field(discriminator="name")]
 MixtureConfig.model_rebuild(_types_namespace={"PartConfig": PartConfig})
 DataConfig = Annotated[Sources | MixtureConfig, Field(discriminator="name")]
