@@ -1,82 +1,63 @@
-"""Import of Kinetics weights: torchvision's R3D-18 written out here, the same features."""
+"""Import of weights: what fits is filled and reported, what does not is refused in one line."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from tests.models.architectures import ResNet, VideoResNet, ViT, as_trained
+from volssl.data import StackConfig
 from volssl.errors import ConfigError
-from volssl.models.weights import load_kinetics_r3d18
+from volssl.evaluation.card import Card
+from volssl.evaluation.encoder import save_encoder
+from volssl.models import ResNetConfig, ViTConfig
+from volssl.models.weights import load_kinetics_r3d18, load_weights, published_state
+from volssl.models.weights_config import WeightsConfig
 
-
-def conv(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv3d(c_in, c_out, 3, stride=stride, padding=1, bias=False), nn.BatchNorm3d(c_out)]
-
-
-class BasicBlock(nn.Module):
-    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Sequential(*conv(c_in, c_out, stride), nn.ReLU())
-        self.conv2 = nn.Sequential(*conv(c_out, c_out))
-        self.downsample = None
-        if stride > 1:
-            project = nn.Conv3d(c_in, c_out, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(project, nn.BatchNorm3d(c_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        skip = x if self.downsample is None else self.downsample(x)
-        return torch.relu(self.conv2(self.conv1(x)) + skip)
-
-
-class VideoResNet(nn.Module):
-    """R3D-18 as in Tran et al. 2018 (arXiv 1711.11248), with the names of torchvision's state dict."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        stem = nn.Conv3d(3, 64, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
-        self.stem = nn.Sequential(stem, nn.BatchNorm3d(64), nn.ReLU())
-        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
-        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
-        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
-        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
-        self.fc = nn.Linear(512, 400)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
-        return x.mean((2, 3, 4))
+Backbone = ResNetConfig | ViTConfig
+PLANE = ResNetConfig(dims=2, depth=10, stem="imagenet", width=4)
+VIT = ViTConfig(dims=2, patch=(8, 8), size=(16, 16), width=128, depth=1, heads=2)
 
 
 @pytest.fixture(scope="module")
-def theirs() -> VideoResNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = VideoResNet().eval()
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm3d):  # as after training: nothing at its initial value
-                module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, 0, 0.1)
-    return net
+def theirs() -> nn.Module:
+    return as_trained(VideoResNet())
+
+
+def imported(state: object, backbone: Backbone, folder: Path, channels: int = 3, **how: Any) -> Any:
+    torch.save(state, folder / "weights.pth")
+    return published_state(WeightsConfig(path=str(folder / "weights.pth"), **how), backbone, channels)
+
+
+def refusal(state: object, backbone: Backbone, folder: Path, **how: Any) -> str:
+    with pytest.raises(ConfigError) as refused:
+        imported(state, backbone, folder, **how)
+    message = str(refused.value).removeprefix(f"{folder / 'weights.pth'}: ")
+    assert "\n" not in message
+    return message
+
+
+# Kinetics
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
-@pytest.mark.parametrize("kind", ["pth", "safetensors"])
-def test_same_features(theirs: VideoResNet, tmp_path: Path, kind: str, channels: int) -> None:
+def test_kinetics(theirs: nn.Module, tmp_path: Path, channels: int) -> None:
     """A grey clip in one channel, or repeated in two, answers as it does repeated in three."""
-    file = tmp_path / f"r3d_18.{kind}"
-    save = torch.save if kind == "pth" else save_file
-    save(theirs.state_dict(), file)
-    config, state, report = load_kinetics_r3d18(file, channels)
+    torch.save(theirs.state_dict(), tmp_path / "r3d_18.pth")
+    config, state, report = load_kinetics_r3d18(tmp_path / "r3d_18.pth", channels)
     ours = config.build(channels)
     ours.load_state_dict(state)
     grey = torch.randn(2, 1, 8, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        expected = theirs(grey.repeat(1, 3, 1, 1, 1))
+        expected = theirs(grey.repeat(1, 3, 1, 1, 1)).mean((2, 3, 4))
         found = ours.eval()(grey.repeat(1, channels, 1, 1, 1)).pooled
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert expected.std() > 0.01
@@ -85,33 +66,200 @@ def test_same_features(theirs: VideoResNet, tmp_path: Path, kind: str, channels:
     assert len(report.matched) + len(report.adapted) == len(state) == 120
 
 
-def test_old_files_do_not_count_batches(theirs: VideoResNet, tmp_path: Path) -> None:
-    state = {k: v for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
-    torch.save(state, tmp_path / "r3d_18.pth")
-    config, ours, _ = load_kinetics_r3d18(tmp_path / "r3d_18.pth", 1)
-    config.build(1).load_state_dict(ours)
+def test_kinetics_from_another_file(tmp_path: Path) -> None:
+    torch.save(ResNet(10, 4).state_dict(), tmp_path / "r3d_18.pth")
+    with pytest.raises(ConfigError, match="weights of a 2D ResNet-10, not this backbone: use dims: 2, depth: 10"):
+        load_kinetics_r3d18(tmp_path / "r3d_18.pth", 1)
 
 
-def test_a_file_that_matches_nothing_is_refused(theirs: VideoResNet, tmp_path: Path) -> None:
+# What is in the file
+
+
+def test_the_report_names_every_key(tmp_path: Path) -> None:
+    state = ResNet(10, 4).state_dict()
+    heads = {"fc.weight": torch.ones(5, 32), "fc.bias": torch.ones(5)}
+    _, report = imported(state | heads, PLANE, tmp_path)
+    assert {*report.matched, *report.left} == {*state, *heads}
+    assert str(report) == f"{len(state)} keys matched; adapted: none; left: fc.weight, fc.bias"
+    many = {f"head.{i}": torch.ones(1) for i in range(15)}
+    _, report = imported(state | many, PLANE, tmp_path)
+    assert len(report.left) == 15
+    assert str(report).endswith("head.10, head.11, and 3 more")
+
+
+def test_old_files_do_not_count_batches(tmp_path: Path) -> None:
+    state = {k: v for k, v in ResNet(10, 4).state_dict().items() if not k.endswith("num_batches_tracked")}
+    found, _ = imported(state, PLANE, tmp_path)
+    PLANE.build(3).load_state_dict(found)
+
+
+def test_nothing_known_is_refused(tmp_path: Path) -> None:
     """Defect 5 of BYOLMed3D: strict=False loads nothing of a wrapped state dict and says nothing."""
-    file = tmp_path / "weights.pth"
-    torch.save({"model_state_dict": theirs.state_dict()}, file)
-    with pytest.raises(ConfigError, match="100 of R3D-18's 120 keys are not in this file"):
-        load_kinetics_r3d18(file, 1)
-    torch.save({k: v for k, v in theirs.state_dict().items() if not k.startswith("layer4.1.conv2")}, file)
-    with pytest.raises(ConfigError, match=r"layers\.3\.1\.conv2\.weight"):
-        load_kinetics_r3d18(file, 1)
+    wrapped = {"model_state_dict": ResNet(10, 4).state_dict()}
+    assert refusal(wrapped, PLANE, tmp_path).startswith("no backbone known here has such keys (model_state_dict)")
+    other = {"features.0.weight": torch.ones(1), "features.1.weight": torch.ones(1)}
+    assert "(features.0.weight, features.1.weight)" in refusal(other, PLANE, tmp_path)
+    assert "(none)" in refusal({}, PLANE, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02c__builtin__\nexec\n."])
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_a_broken_file_is_one_line(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match="cannot be read as weights") as caught:
-        load_kinetics_r3d18(tmp_path / name, 1)
-    assert "\n" not in str(caught.value)
+def test_a_weight_too_few_or_too_many_is_named(tmp_path: Path) -> None:
+    state = ResNet(10, 4).state_dict()
+    few = {k: v for k, v in state.items() if not k.startswith("layer4.0.conv2")}
+    assert refusal(few, PLANE, tmp_path) == "1 of 72 weights are missing, layers.3.0.conv2.weight first"
+    many = state | {"layer1.0.se.fc1.weight": torch.ones(1)}
+    assert refusal(many, PLANE, tmp_path).startswith("layer1.0.se.fc1.weight is part of another network")
+    twice = state | {f"module.{k}": v for k, v in state.items()}
+    assert refusal(twice, PLANE, tmp_path) == "holds several networks: give the state dict of one"
+    tokens = ViT(16, 8, 128, 1).state_dict() | {"register_tokens": torch.ones(1, 4, 128)}
+    assert refusal(tokens, VIT, tmp_path).startswith("register_tokens is part of another network")
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_kinetics_r3d18(tmp_path / "none.pth", 1)
+def test_another_shape_is_named(tmp_path: Path) -> None:
+    """A wide ResNet has torchvision's names and first convolution, and twice the channels inside."""
+    state = ResNet(10, 4).state_dict() | {"layer2.0.conv1.weight": torch.ones(16, 4, 3, 3)}
+    assert refusal(state, PLANE, tmp_path) == (
+        "layer2.0.conv1.weight is (16, 4, 3, 3), not (8, 4, 3, 3): these weights are of another network"
+    )
+    assert (
+        refusal(ResNet(10, 2).state_dict(), PLANE, tmp_path)
+        == "its weights have the names of a network and not its shapes"
+    )
+    uneven = ViT(16, 8, 128, 1).state_dict() | {"pos_embed": torch.ones(1, 1 + 5, 128)}
+    assert refusal(uneven, VIT, tmp_path).startswith("a ViT, but not one of DINO's")
+
+
+def test_depths_and_strides_that_are_not_known(tmp_path: Path) -> None:
+    state = ResNet(10, 4).state_dict()
+    deeper = state | {k.replace("layer1.0", "layer1.1"): v for k, v in state.items() if k.startswith("layer1")}
+    assert refusal(deeper, PLANE, tmp_path).startswith("a ResNet of (2, 1, 1, 1) blocks with a kernel of (7, 7) first")
+    kinetics = ResNet(10, 4, dims=3, channels=3).state_dict()
+    assert "on several channels is not MedicalNet's" in refusal(kinetics, PLANE, tmp_path)
+
+
+# The backbone it belongs to
+
+RESNET = {"dims": 2, "depth": 10, "stem": "imagenet", "width": 4}
+
+
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [
+        ({"depth": 50, "stem": "small"}, "use depth: 10, stem: imagenet"),
+        ({"norm": "group"}, "use norm: batch"),
+        ({"width": 64}, "use width: 4"),
+        ({"dims": 3}, "use dims: 2, or weights: {path: ..., inflate: true}"),
+    ],
+)
+def test_a_resnet_that_does_not_fit_is_told_what_does(asked: dict[str, Any], remedy: str, tmp_path: Path) -> None:
+    message = refusal(ResNet(10, 4).state_dict(), ResNetConfig.model_validate(RESNET | asked), tmp_path)
+    assert message == f"weights of a 2D ResNet-10, not this backbone: {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [
+        ({"heads": 4}, "use heads: 2"),
+        ({"patch": (4, 4)}, "use patch: [8, 8]"),
+        ({"depth": 12, "mlp": 2, "layer_scale": 0.1}, "use depth: 1, mlp: 4, layer_scale: null"),
+        (
+            {"dims": 3, "patch": (2, 4, 4), "size": (4, 8, 8)},
+            "use dims: 2, patch: [8, 8], or weights: {path: ..., inflate: true}",
+        ),
+    ],
+)
+def test_a_vit_that_does_not_fit_is_told_what_does(asked: dict[str, Any], remedy: str, tmp_path: Path) -> None:
+    message = refusal(ViT(16, 8, 128, 1).state_dict(), ViTConfig.model_validate(VIT.model_dump() | asked), tmp_path)
+    assert message == f"weights of a 2D ViT, not this backbone: {remedy}"
+
+
+def test_inflated_patches_must_fit_in_the_plane(tmp_path: Path) -> None:
+    asked = ViTConfig.model_validate(VIT.model_dump() | {"dims": 3, "patch": (2, 4, 4), "size": (4, 8, 8)})
+    assert refusal(ViT(16, 8, 128, 1).state_dict(), asked, tmp_path, inflate=True).endswith("use patch: [2, 8, 8]")
+
+
+def test_the_other_kind_of_network_is_told_in_full(tmp_path: Path) -> None:
+    assert refusal(ViT(16, 8, 128, 1).state_dict(), PLANE, tmp_path).endswith(
+        "use name: vit, width: 128, depth: 1, heads: 2, mlp: 4, patch: [8, 8], layer_scale: null"
+    )
+    assert refusal(ResNet(10, 4).state_dict(), VIT, tmp_path).endswith(
+        "use name: resnet, depth: 10, stem: imagenet, norm: batch, width: 4"
+    )
+
+
+def test_layer_scale_comes_in(tmp_path: Path) -> None:
+    scales = {f"blocks.0.ls{i}.gamma": torch.full((128,), 0.1 * i) for i in (1, 2)}
+    state = ViT(16, 8, 128, 1).state_dict() | scales
+    assert refusal(state, VIT, tmp_path).endswith("use layer_scale: 1.0")
+    found, _ = imported(state, VIT.model_copy(update={"layer_scale": 1e-5}), tmp_path)
+    assert torch.equal(found["blocks.0.ls2.gamma"], scales["blocks.0.ls2.gamma"])
+
+
+# An encoder trained here
+
+
+def saved(folder: Path, backbone: Backbone) -> dict[str, Tensor]:
+    network = as_trained(backbone.build(1))
+    size = (16,) * backbone.dims
+    card = Card(
+        backbone=backbone, channels=1, region=size, size=size, data=StackConfig(root=""), method="byol", step=1, seed=0
+    )
+    save_encoder(folder, network, card)
+    return network.state_dict()
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        PLANE.model_copy(update={"stem": "small", "norm": "group"}),
+        VIT.model_copy(update={"heads": 4, "size": (16, 24)}),
+    ],
+    ids=["ResNet", "ViT"],
+)
+def test_an_encoder_comes_in_as_its_card_says(backbone: Backbone, tmp_path: Path) -> None:
+    expected = saved(tmp_path / "encoder", backbone)
+    asked = backbone.model_copy(update={"weights": WeightsConfig(path=str(tmp_path / "encoder"))})
+    network = asked.build(1)
+    report = load_weights(network, asked, 1)
+    assert report is not None
+    assert len(report.matched) == len(expected)
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+    with pytest.raises(ConfigError, match="weights of a 2D"):
+        load_weights(network, asked.model_copy(update={"width": 256}), 1)
+
+
+def test_a_folder_that_is_no_whole_encoder(tmp_path: Path) -> None:
+    saved(tmp_path / "encoder", PLANE)
+    weights = WeightsConfig(path=str(tmp_path / "encoder"))
+    content = (tmp_path / "encoder" / "model.safetensors").read_bytes()
+    (tmp_path / "encoder" / "model.safetensors").write_bytes(content[:-1] + b"\x01")
+    with pytest.raises(ConfigError, match="SHA-256 is not the card's"):
+        published_state(weights, PLANE, 1)
+    card = json.loads((tmp_path / "encoder" / "card.json").read_text())
+    for damaged in ("{", "[]", json.dumps(card | {"backbone": {"name": "unet"}})):
+        (tmp_path / "encoder" / "card.json").write_text(damaged)
+        with pytest.raises(
+            ConfigError, match=r"holds no encoder \(card.json, model.safetensors\): give the folder of one"
+        ):
+            published_state(weights, PLANE, 1)
+
+
+# The configuration
+
+
+def test_building_reads_no_file() -> None:
+    config = PLANE.model_copy(update={"weights": WeightsConfig(path="nowhere.pth")})
+    config.build(1)
+    assert config.cost(1, (64, 64)) == PLANE.cost(1, (64, 64))
+    assert load_weights(PLANE.build(1), PLANE, 1) is None
+
+
+def test_what_is_configured_is_checked_without_torch() -> None:
+    code = (
+        "import sys; from volssl.models import ResNetConfig; "
+        "c = ResNetConfig.model_validate({'weights': {'path': 'a.pth', 'channels': 'sum', 'inflate': True}}); "
+        "assert c.weights.inflate is True; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for wrong in ({}, {"path": ""}, {"path": "a", "channels": "mean"}, {"path": "a", "inflate": 1}):
+        with pytest.raises(ValidationError):
+            WeightsConfig.model_validate(wrong)

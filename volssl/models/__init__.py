@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
+from volssl.models.weights_config import WeightsConfig
 from volssl.schema import Schema
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class ResNetConfig(Schema):
 
     Stems: ``imagenet`` 7^n stride 2 and max-pool; ``r3d`` 3x7x7 stride 1x2x2, no pool;
     ``small`` 3^n stride 2, no pool. ``width`` is the number of channels of the first stage (64 in papers).
+    weights: published ones to start from; ``build`` does not read them, ``volssl.models.weights`` does.
     """
 
     name: Literal["resnet"] = "resnet"
@@ -31,6 +33,7 @@ class ResNetConfig(Schema):
     stem: Literal["imagenet", "r3d", "small"] = "imagenet"
     norm: Literal["batch", "group", "instance"] = "batch"
     width: int = Field(default=64, ge=4)
+    weights: WeightsConfig | None = None
 
     @model_validator(mode="after")
     def _stem_fits(self) -> Self:
@@ -62,6 +65,7 @@ class ViTConfig(Schema):
     positions are stored; for views of other sizes they are interpolated. width: channels of a token. mlp:
     hidden channels of the perceptrons, in multiples of width. pool: the features of an image are its class
     token or the mean of its tokens. layer_scale: where LayerScale (arXiv 2103.17239) starts; none without it.
+    weights: published ones to start from, as in ``ResNetConfig``.
 
     DINO's ViT-S/16 is ``dims: 2, patch: [16, 16], size: [224, 224]`` and the defaults.
     """
@@ -76,6 +80,7 @@ class ViTConfig(Schema):
     mlp: Positive = 4
     pool: Literal["class", "mean"] = "class"
     layer_scale: float | None = Field(default=None, gt=0)
+    weights: WeightsConfig | None = None
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:

@@ -1,104 +1,192 @@
-"""Import of published weights: R3D-18 trained on Kinetics-400, as torchvision publishes it."""
+"""Import of published weights into a backbone, with a report of every key."""
 
 from __future__ import annotations
 
-import pickle
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from volssl.errors import ConfigError
-from volssl.models import ResNetConfig
+from volssl.models import ResNetConfig, ViTConfig
+from volssl.models.published import Published, recognise
+from volssl.models.vit import resample_positions
+from volssl.models.weights_config import WeightsConfig
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
 
-_RENAMED = (  # torchvision's VideoResNet -> volssl's ResNet
-    (re.compile(r"^stem\.([01])\.(.+)$"), r"stem.\1.\2"),
-    (re.compile(r"^layer([1-4])\.(\d)\.conv([12])\.0\.(.+)$"), r"layers.<\1>.\2.conv\3.\4"),
-    (re.compile(r"^layer([1-4])\.(\d)\.conv([12])\.1\.(.+)$"), r"layers.<\1>.\2.bn\3.\4"),
-    (re.compile(r"^layer([1-4])\.(\d)\.downsample\.([01])\.(.+)$"), r"layers.<\1>.\2.downsample.\3.\4"),
-)
+_FIRST = ("stem.0.weight", "patch_embed.proj.weight")  # what sees the channels of the image
+_SHOWN = 12  # keys in a line for people; the report holds them all
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """Which keys of the file were taken as they are, which were changed to fit, and which were left."""
+    """Which keys of the file were taken as they are, which were changed to fit, and which were left.
+
+    notes: what else to know about these weights.
+    """
 
     matched: tuple[str, ...]
     adapted: tuple[str, ...]
     left: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        left = ", ".join(self.left) or "none"
-        return f"{len(self.matched)} keys matched; adapted: {', '.join(self.adapted) or 'none'}; left: {left}"
+        adapted, left = _some(self.adapted), _some(self.left)
+        return "; ".join([f"{len(self.matched)} keys matched", f"adapted: {adapted}", f"left: {left}", *self.notes])
+
+
+def _some(keys: tuple[str, ...]) -> str:
+    more = [f"and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
+    return ", ".join([*keys[:_SHOWN], *more]) or "none"
+
+
+def load_weights(network: nn.Module, backbone: ResNetConfig | ViTConfig, channels: int) -> ImportReport | None:
+    """Fill ``network``, which ``backbone`` built for ``channels`` channels, with the weights that it names.
+
+    Returns what came from where, or None where ``backbone.weights`` names none.
+
+    Raises:
+        ConfigError: as ``published_state``.
+    """
+    if backbone.weights is None:
+        return None
+    state, report = published_state(backbone.weights, backbone, channels)
+    network.load_state_dict(state)
+    return report
+
+
+def published_state(
+    weights: WeightsConfig, backbone: ResNetConfig | ViTConfig, channels: int
+) -> tuple[Tensors, ImportReport]:
+    """A state dict for the network that ``backbone`` builds for ``channels`` channels, from a published file.
+
+    The images must be scaled as those that the weights were trained on; that is not in the file.
+
+    Raises:
+        ConfigError: the file cannot be read, is of an unknown form, belongs to another backbone, lacks a weight
+            or has one too many, or saw other channels and ``weights.channels`` does not say what to do.
+    """
+    found = recognise(Path(weights.path))
+    if changes := _misfit(backbone, found.backbone, bool(weights.inflate)):
+        raise ConfigError(f"{weights.path}: {_in_words(found.backbone)}, not this backbone: use {', '.join(changes)}")
+    with torch.device("meta"):
+        wanted = backbone.build(channels).state_dict()
+    _check_names(weights.path, found, wanted)
+    state: Tensors = {}
+    for name, want in wanted.items():
+        if name not in found.tensors:  # old files do not count batches
+            state[name] = torch.zeros((), dtype=torch.long)
+            continue
+        state[name] = _fitted(name, found, want, weights, backbone)
+        if state[name].shape != want.shape:
+            shapes = f"{tuple(found.tensors[name].shape)}, not {tuple(want.shape)}"
+            raise ConfigError(f"{weights.path}: {found.keys[name]} is {shapes}: these weights are of another network")
+    same = {name: state[name] is tensor for name, tensor in found.tensors.items()}
+    matched, adapted = (tuple(found.keys[n] for n in wanted if same.get(n) is kept) for kept in (True, False))
+    return state, ImportReport(matched, adapted, found.left, found.notes)
 
 
 def load_kinetics_r3d18(path: str | Path, channels: int) -> tuple[ResNetConfig, Tensors, ImportReport]:
-    """torchvision's ``r3d_18`` state dict (.pth or .safetensors) for our R3D-18 on ``channels`` channels.
+    """torchvision's ``r3d_18``, trained on Kinetics-400, on ``channels`` channels treated alike.
 
-    With a channel count other than three, each input channel gets the summed weights of red, green and blue
-    divided by the channel count: a grey image answers as it did when shown in all three. The file's pixels
-    were scaled to 0..1, then to zero mean and unit variance per channel; the caller does the like.
+    The file's pixels were scaled to 0..1, then to zero mean and unit variance per channel; the caller does the
+    like.
 
     Raises:
-        ConfigError: the file cannot be read, or any weight of R3D-18 is not in it.
+        ConfigError: as ``published_state``.
     """
     config = ResNetConfig(dims=3, depth=18, stem="r3d", norm="batch")
-    with torch.device("meta"):
-        wanted = config.build(channels).state_dict()
-    state: Tensors = {}
-    matched: list[str] = []
-    adapted: list[str] = []
-    left: list[str] = []
-    for key, value in _read(Path(path)).items():
-        name = _our_name(key)
-        fitted = value if name != "stem.0.weight" else _fit_channels(value, channels)
-        if name not in wanted or fitted.shape != wanted[name].shape:
-            left.append(key)
-            continue
-        state[name] = fitted
-        (matched if fitted is value else adapted).append(key)
-    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    state, report = published_state(WeightsConfig(path=str(path), channels="sum"), config, channels)
+    return config, state, report
+
+
+def fit_channels(weight: Tensor, channels: int, how: Literal["sum", "repeat"]) -> Tensor:
+    """(out, C, *kernel) to (out, channels, *kernel), as ``WeightsConfig.channels`` defines it.
+
+    Raises:
+        ValueError: ``repeat`` onto fewer channels than there are.
+    """
+    if how == "sum":
+        return (weight.sum(1, keepdim=True) / channels).repeat_interleave(channels, dim=1)
+    if channels < weight.shape[1]:
+        raise ValueError(f"{weight.shape[1]} channels cannot be repeated onto {channels}")
+    turn = torch.arange(channels) % weight.shape[1]
+    used = torch.bincount(turn)[turn].to(weight).view(-1, *[1] * (weight.ndim - 2))
+    return weight[:, turn] / used
+
+
+def inflate(weight: Tensor, depth: int, how: Literal[True, "centre"]) -> Tensor:
+    """(out, in, rows, columns) to (out, in, depth, rows, columns), as ``WeightsConfig.inflate`` defines it."""
+    if how == "centre":
+        inflated = weight.new_zeros(*weight.shape[:2], depth, *weight.shape[2:])
+        inflated[:, :, depth // 2] = weight
+        return inflated
+    return (weight / depth).unsqueeze(2).repeat_interleave(depth, dim=2)
+
+
+def _fitted(
+    name: str, found: Published, want: Tensor, weights: WeightsConfig, backbone: ResNetConfig | ViTConfig
+) -> Tensor:
+    value, how = found.tensors[name], weights.channels
+    if name == "pos_embed" and isinstance(backbone, ViTConfig) and isinstance(found.backbone, ViTConfig):
+        return _positions(value, found.backbone, backbone)
+    if name in _FIRST and value.shape[1] != want.shape[1]:
+        has, wants = value.shape[1], want.shape[1]
+        if how == "refuse" or (how == "repeat" and wants < has):
+            saw = f"{weights.path}: these weights saw {has} channels, the images have {wants}"
+            raise ConfigError(f"{saw}: say how they are to fit, weights: {{path: ..., channels: sum}}")
+        value = fit_channels(value, wants, how)
+    if value.ndim == 4 and want.ndim == 5 and weights.inflate:
+        value = inflate(value, want.shape[2], weights.inflate)
+    return value
+
+
+def _positions(value: Tensor, of: ViTConfig, wanted: ViTConfig) -> Tensor:
+    """(1, 1 + N, D) of one ViT's patches to those of another, whose grid may have slices besides."""
+    learned, grid = of.grid(of.size), wanted.grid(wanted.size)
+    if learned == grid:
+        return value
+    patches = resample_positions(value[:, 1:], learned, grid[-len(learned) :])
+    slices = grid[0] if len(grid) > len(learned) else 1
+    return torch.cat([value[:, :1], patches.repeat(1, slices, 1)], dim=1)
+
+
+def _check_names(path: str, found: Published, wanted: Tensors) -> None:
+    optional = "num_batches_tracked"
+    missing = [name for name in wanted if name not in found.tensors and not name.endswith(optional)]
     if missing:
-        raise ConfigError(
-            f"{path}: {len(missing)} of R3D-18's {len(wanted)} keys are not in this file, {missing[0]} first "
-            f"(unused there: {', '.join(left[:3]) or 'none'}): give torchvision's r3d_18 state dict"
-        )
-    for key in wanted.keys() - state.keys():  # old files do not count batches
-        state[key] = torch.zeros((), dtype=torch.long)
-    return config, state, ImportReport(tuple(matched), tuple(adapted), tuple(left))
+        raise ConfigError(f"{path}: {len(missing)} of {len(wanted)} weights are missing, {missing[0]} first")
+    if odd := [key for name, key in found.keys.items() if name not in wanted]:
+        raise ConfigError(f"{path}: {odd[0]} is part of another network: this backbone has no place for it")
 
 
-def _our_name(key: str) -> str:
-    """torchvision counts layers from 1, we from 0."""
-    for pattern, ours in _RENAMED:
-        if pattern.match(key):
-            return re.sub(r"<(\d)>", lambda m: str(int(m[1]) - 1), pattern.sub(ours, key))
-    return ""
+def _misfit(asked: ResNetConfig | ViTConfig, has: ResNetConfig | ViTConfig, may_inflate: bool) -> list[str]:
+    """What to write in ``backbone`` so that the weights fit, key by key; nothing if they do."""
+    inflating = may_inflate and (asked.dims, has.dims) == (3, 2)
+    asked_for, needed = _facts(asked), _facts(has)
+    if inflating:
+        needed["dims"] = 3
+        if isinstance(asked, ViTConfig) and isinstance(has, ViTConfig):
+            needed["patch"] = [asked.patch[0], *has.patch]
+    changes = [f"{key}: {value}" for key, value in needed.items() if asked_for.get(key, "none") != value]
+    if (asked.dims, has.dims) == (3, 2) and not inflating:
+        changes.append("or weights: {path: ..., inflate: true}")
+    return changes
 
 
-def _fit_channels(weight: Tensor, channels: int) -> Tensor:
-    """(out, 3, ...) to (out, channels, ...) with the same answer to a grey image."""
-    if weight.shape[1] == channels:
-        return weight
-    return (weight.sum(1, keepdim=True) / channels).repeat_interleave(channels, dim=1)
+def _facts(config: ResNetConfig | ViTConfig) -> dict[str, object]:
+    """What of a configuration the weights decide."""
+    if isinstance(config, ResNetConfig):
+        return config.model_dump(include={"name", "dims", "depth", "stem", "norm", "width"})
+    shape = {"patch": list(config.patch), "layer_scale": "null" if config.layer_scale is None else "1.0"}
+    return config.model_dump(include={"name", "dims", "width", "depth", "heads", "mlp"}) | shape
 
 
-def _read(path: Path) -> Tensors:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{path}: cannot be read as weights ({reason}): give a .pth or .safetensors") from error
-    if not isinstance(state, dict):
-        raise ConfigError(f"{path}: holds a {type(state).__name__}, not a state dict: give torchvision's r3d_18")
-    return {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
+def _in_words(config: ResNetConfig | ViTConfig) -> str:
+    if isinstance(config, ResNetConfig):
+        return f"weights of a {config.dims}D ResNet-{config.depth}"
+    return f"weights of a {config.dims}D ViT"
