@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from volssl.data import VolumeConfig
-from volssl.data.cache import CachedSource
 from volssl.data.door import Found
-from volssl.data.items import Keep, ZScore
+from volssl.data.items import Keep, PreparedSource, ZScore
 from volssl.data.listing import Listed
 from volssl.data.volume import arrange
 from volssl.errors import DataError
@@ -34,10 +33,10 @@ def save(path: Path, values: np.ndarray[Any, Any], affine: np.ndarray[Any, Any] 
     return path
 
 
-def build(root: Path, **fields: Any) -> CachedSource:
+def build(root: Path, region: tuple[int, ...] = REGION, **fields: Any) -> PreparedSource:
     settings = {"intensity": Keep(), **fields}
     cache = root.parent / "cache" if root.is_dir() else root.parent.parent / "cache"
-    return VolumeConfig(root=str(root), cache=str(cache), **settings).build(REGION)
+    return VolumeConfig(root=str(root), cache=str(cache), **settings).build(region)
 
 
 @pytest.fixture
@@ -130,6 +129,53 @@ def test_a_time_point_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     save(tmp_path / "scans" / "a.nii", array(0, (*REGION, 2)))
     with pytest.raises(DataError, match="time"):
         build(tmp_path / "scans", time=2)
+
+
+def test_slices_are_picked_evenly_from_those_that_show_something(tmp_path: Path) -> None:
+    """Of slices 0..8 the first and the last are empty: 7 are left, and 3 of them are the middles of thirds.
+
+    (2i + 1) * 7 // 6 for i = 0, 1, 2 is 1, 3, 5 of the seven: slices 2, 4 and 6 of the volume, unchanged.
+    """
+    values = array(0, (9, 5, 6))
+    values[[0, 8]] = 7
+    save(tmp_path / "scans" / "a.nii", values)
+    save(tmp_path / "scans" / "b.nii", array(1, (3, 5, 6)))
+    (tmp_path / "scans" / "labels.csv").write_text("path,label\na.nii,x\nb.nii,y\n")
+    source = build(tmp_path / "scans" / "labels.csv", (5, 6), slices=3)
+    assert source.ids == ("a.nii#000", "a.nii#001", "a.nii#002", "b.nii#000", "b.nii#001", "b.nii#002")
+    assert (source.labels, source.region, source.parts) == ((0, 0, 0, 1, 1, 1), (5, 6), (6,))
+    for i, n in enumerate((2, 4, 6)):
+        assert torch.equal(source[i].image, torch.from_numpy(values[n])[None])
+        assert source[i].spacing == (1, 1)
+    assert torch.equal(source[4].image, torch.from_numpy(array(1, (3, 5, 6))[1])[None])
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
+
+
+def test_slices_are_those_of_the_axis_that_orientation_puts_first(tmp_path: Path) -> None:
+    """Seen from the right (orientation R..), slice n is column n of the array: x runs to R in NIfTI's identity."""
+    values = array(0)
+    save(tmp_path / "scans" / "a.nii", values)
+    source = build(tmp_path / "scans", (4, 5), slices=6, orientation="RSA")
+    assert len(source) == 6
+    assert torch.equal(source[2].image[0], torch.from_numpy(values[:, :, 2]))
+
+
+def test_fewer_slices_than_asked_for_leave_the_volume_out(tmp_path: Path) -> None:
+    save(tmp_path / "scans" / "a.nii", array(0, (9, 5, 6)))
+    save(tmp_path / "scans" / "b.nii", array(1, (3, 5, 6)))
+    source = build(tmp_path / "scans", (5, 6), slices=4, max_bad=0.5)
+    assert len(source) == 4
+    assert str(source.bad[0]).startswith("b.nii: slices: 3 of 3 slices show anything, data.slices asks for 4")
+
+
+def test_slices_are_resized_in_their_plane_alone(tmp_path: Path) -> None:
+    """Each slice holds its number: had anything been mixed along the stack, it would be another one."""
+    values = np.repeat(np.arange(8.0, dtype=np.float32), 30).reshape(8, 5, 6)
+    values[:, 0, 0] = 100
+    save(tmp_path / "scans" / "a.nii", values)
+    source = build(tmp_path / "scans", (10, 3), slices=8, fit=("resize", "crop"))
+    assert [source[i].image[0, -1, -1].item() for i in range(8)] == list(range(8))
+    assert VolumeConfig(root="scans", slices=8).dims == 2
 
 
 def test_a_table_may_name_the_folders_of_exams(scans: Path) -> None:

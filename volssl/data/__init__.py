@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from volssl.data.image_config import ImageConfig
-from volssl.data.items import Items, Report, Size
+from volssl.data.items import Items, PreparedSource, Report, Size
 from volssl.data.mixture_config import MixtureConfig
 from volssl.data.slide_config import SlideConfig
 
@@ -50,6 +50,9 @@ class VolumeConfig(Volumes):
     With ``items`` only volumes that match are used, one item each.
     time: what a 4D file becomes: an index (that time point), ``channels`` (``time_points`` of them) or
     ``items``.
+    slices: that many evenly spaced slices of each volume as items of two dimensions (``id#003``), picked, not
+    interpolated, from those that are not constant once all of the volume is scaled. Sizes are then rows x columns;
+    which plane they lie in is what ``orientation`` puts first, as acquired where absent.
     Masks beside images are images to a computer: let ``root`` name the images' folder, or use ``sequences``.
     """
 
@@ -58,6 +61,7 @@ class VolumeConfig(Volumes):
     sequences_as: Literal["items", "channels"] = "items"
     time: Annotated[int, Field(ge=0)] | Literal["channels", "items"] = 0
     time_points: int = Field(default=1, ge=1)
+    slices: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _sequences(self) -> Self:
@@ -73,7 +77,11 @@ class VolumeConfig(Volumes):
             return len(self.sequences)
         return self.time_points if self.time == "channels" else 1
 
-    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+    @property
+    def dims(self) -> int:
+        return 3 if self.slices is None else 2
+
+    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> PreparedSource:
         """Find, read, preprocess and cache every item.
 
         Raises:

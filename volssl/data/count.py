@@ -42,7 +42,7 @@ def count(config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig | Sli
         return None if config.name == "volume" else 1
     if root.is_file():
         with root.open(newline="", encoding="utf-8") as f:
-            return sum(1 for _ in csv.DictReader(f))
+            return sum(1 for _ in csv.DictReader(f)) * ((config.slices or 1) if config.name == "volume" else 1)
     if config.name == "volume":
         return None
     if config.name == "image":

@@ -119,7 +119,9 @@ def planes(ds: Dataset, path: Path) -> list[Plane]:
             ``bad_spacing``, ``bad_orientation``, ``bad_rescale`` or ``header``.
     """
     with guard("header", path):
-        _check_pixels(ds, path)
+        if is_colour(ds):
+            raise DataError("colour", "colour images are not volumes: leave the series out", str(path))
+        check_pixels(ds, path)
         if is_mosaic(ds):
             return _tiles(ds, path)
         count = int(ds.get("NumberOfFrames") or 1)
@@ -128,30 +130,49 @@ def planes(ds: Dataset, path: Path) -> list[Plane]:
         return _stacked(ds, path, count)
 
 
-def _check_pixels(ds: Dataset, path: Path) -> None:
-    if int(ds.get("SamplesPerPixel") or 1) != 1 or ds.get("PhotometricInterpretation") == "PALETTE COLOR":
-        raise DataError("colour", "colour images are not volumes: leave the series out", str(path))
+def is_colour(ds: Dataset) -> bool:
+    """Whether its pixels are colours, whatever they are encoded as."""
+    return int(ds.get("SamplesPerPixel") or 1) != 1 or ds.get("PhotometricInterpretation") == "PALETTE COLOR"
+
+
+def check_flat(ds: Dataset, path: Path) -> None:
+    """Refuse an object of several images.
+
+    Raises:
+        DataError: ``kind``, with the source that reads it.
+    """
+    count = int(ds.get("NumberOfFrames") or 1)
+    if is_mosaic(ds) or (count > 1 and "PerFrameFunctionalGroupsSequence" in ds):
+        raise DataError("kind", "a volume in one file: use data.name: volume", str(path))
+    if count > 1:
+        raise DataError("kind", f"{count} frames, not one image: use data.name: video, or volume", str(path))
+
+
+def check_pixels(ds: Dataset, path: Path) -> None:
+    """Refuse pixels that cannot be decoded, or would take more memory than the file is worth.
+
+    Raises:
+        DataError: ``empty``, ``too_large``, ``jpeg_12_bit`` or ``truncated``.
+    """
     shape = (int(ds.get("NumberOfFrames") or 1), int(ds.Rows or 0), int(ds.Columns or 0))
     check_shape(shape, str(path))
     encoding = ds.file_meta.get("TransferSyntaxUID")
     if encoding == JPEGExtended12Bit and int(ds.get("BitsStored") or 8) > 8:
         raise DataError("jpeg_12_bit", "12-bit JPEG is not read: convert it, e.g. with dcmdjpeg", str(path))
-    claimed = int(np.prod(shape)) * int(ds.get("BitsAllocated") or 1) // 8
+    halved = ds.get("PhotometricInterpretation") == "YBR_FULL_422"  # two of three samples for every second pixel
+    samples = 2 if halved else int(ds.get("SamplesPerPixel") or 1)
+    claimed = int(np.prod(shape)) * samples * int(ds.get("BitsAllocated") or 1) // 8
     if encoding in UncompressedTransferSyntaxes and path.stat().st_size < claimed:
         raise DataError("truncated", f"the pixels need {claimed} bytes: copy the file again", str(path))
 
 
 def _plane(ds: Dataset, path: Path, frame: int) -> Plane:
-    groups = [
-        holder[i]
-        for keyword, i in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0))
-        if (holder := ds.get(keyword)) and i < len(holder)
-    ]
+    groups = _groups(ds, frame)
     get = [_value(ds, groups, keyword) for keyword in ("ImagePositionPatient", "ImageOrientationPatient")]
     spacing = _value(ds, groups, "PixelSpacing")
     if any(value is None or not len(value) for value in (*get, spacing)):
         raise DataError("no_geometry", "no position, orientation or pixel spacing: not a slice of a volume", str(path))
-    slope, intercept = _value(ds, groups, "RescaleSlope"), _value(ds, groups, "RescaleIntercept")
+    slope, intercept = rescale(ds, path, frame)
     return _checked(
         Plane(
             file=path,
@@ -162,11 +183,35 @@ def _plane(ds: Dataset, path: Path, frame: int) -> Plane:
             orientation=_floats(get[1]),
             spacing=_floats(spacing),
             shape=(int(ds.Rows), int(ds.Columns)),
-            slope=1.0 if slope is None else float(slope),
-            intercept=0.0 if intercept is None else float(intercept),
+            slope=slope,
+            intercept=intercept,
             splits=tuple(_split(ds, groups, keywords) for _, keywords in SPLITS),
         )
     )
+
+
+def rescale(ds: Dataset, path: Path, frame: int = 0) -> tuple[float, float]:
+    """(slope, intercept) of one frame; values = stored * slope + intercept.
+
+    Raises:
+        DataError: ``bad_rescale``.
+    """
+    given = [_value(ds, _groups(ds, frame), keyword) for keyword in ("RescaleSlope", "RescaleIntercept")]
+    slope, intercept = (
+        default if value is None else float(value) for value, default in zip(given, (1.0, 0.0), strict=True)
+    )
+    if not (0 < abs(slope) < 1e9 and abs(intercept) < 1e9):
+        raise DataError("bad_rescale", f"rescale slope {slope}, intercept {intercept}", str(path))
+    return slope, intercept
+
+
+def _groups(ds: Dataset, frame: int) -> list[Dataset]:
+    """The functional groups that hold for one frame, its own before the shared ones."""
+    return [
+        holder[i]
+        for keyword, i in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0))
+        if (holder := ds.get(keyword)) and i < len(holder)
+    ]
 
 
 def _checked(plane: Plane) -> Plane:
@@ -180,8 +225,6 @@ def _checked(plane: Plane) -> Plane:
         raise DataError("bad_spacing", f"pixel spacing {plane.spacing} mm lies outside {low:g}..{high:g}", where)
     if len(plane.position) != 3 or not np.isfinite(plane.position).all():
         raise DataError("no_geometry", f"the position {plane.position} is not three numbers", where)
-    if not (0 < abs(plane.slope) < 1e9 and abs(plane.intercept) < 1e9):
-        raise DataError("bad_rescale", f"rescale slope {plane.slope}, intercept {plane.intercept}", where)
     return plane
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from monai.data import MetaTensor
 
 from volssl.data.archive import read_row, rows
 from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
-from volssl.data.door import Found, Kind, kind_of, other_kind, walk
+from volssl.data.dicom import read_image
+from volssl.data.door import Found, Kind, holds_dicom, kind_of, other_kind, walk
+from volssl.data.header import check_flat, is_colour, is_image, read_dataset
 from volssl.data.image_config import ImageConfig
 from volssl.data.items import Report, Size
 from volssl.data.listing import listing_by
@@ -55,13 +58,50 @@ def find_images(root: Path) -> tuple[list[Found], list[DataError]]:
         for _, files in walk(root, errors):
             pictures = [file for file in files if kind_of(file) == "images"]
             found += [Found(file.relative_to(base).as_posix(), "images", (file,)) for file in pictures]
+            lone, refused = _lone([file for file in files if kind_of(file) == "dicom"])
+            found += [Found(file.relative_to(base).as_posix(), "dicom", (file,)) for file in lone]
+            errors += refused
     if not found and not errors:
         raise other_kind(root, KINDS)
     return sorted(found, key=lambda one: one.id), errors
 
 
+def _lone(files: list[Path]) -> tuple[list[Path], list[DataError]]:
+    """The DICOM files of one folder that are images of their own: no slices of a volume, no clips.
+
+    A series is a volume where its slices lie at several positions. Radiographs have none, colour makes no volume.
+    """
+    series: dict[str, list[tuple[Path, tuple[float, ...]]]] = {}
+    errors: list[DataError] = []
+    for file in files:
+        try:
+            ds = read_dataset(file) if holds_dicom(file) else None
+            with guard("header", file):
+                if ds is not None and is_image(ds):
+                    check_flat(ds, file)
+                    position = () if is_colour(ds) else tuple(ds.get("ImagePositionPatient") or ())
+                    series.setdefault(str(ds.get("SeriesInstanceUID") or ""), []).append((file, position))
+        except DataError as error:
+            errors.append(error)
+    lone: list[Path] = []
+    for members in series.values():
+        positions = {position for _, position in members if position}
+        if len(positions) < 2:
+            lone += [file for file, _ in members]
+            continue
+        what = f"{len(positions)} slices of one series are a volume: use data.name: volume (slices: N makes 2D items)"
+        errors.append(DataError("kind", f"{what}, or name the files in a labels.csv", str(members[0][0])))
+    return lone, errors
+
+
 def _read(config: ImageConfig, entry: Entry) -> MetaTensor:
-    part = entry.parts[0]
     with guard("unreadable", entry.id):
-        pixels = read_row(entry) if part.kind == "npz" else read_picture(part.files[0])
-        return flat(pixels, config, entry.id)
+        return flat(_pixels(entry), config, entry.id)
+
+
+def _pixels(entry: Entry) -> np.ndarray:
+    """float32 (rows, columns) or (rows, columns, 3)."""
+    part = entry.parts[0]
+    if part.kind == "npz":
+        return read_row(entry)
+    return read_image(part.files[0]) if part.kind == "dicom" else read_picture(part.files[0])

@@ -22,7 +22,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from volssl.data import Volumes
+from volssl.data import VolumeConfig, Volumes
 from volssl.data.items import Fit, Intensity, Items, Keep, Percentile, Size, Window
 from volssl.errors import DataError
 
@@ -40,28 +40,34 @@ def preprocess(config: Items, region: Size) -> Preprocess:
     3. N4, if asked for: on the scanner's own values, before they are scaled;
     4. intensity: over the whole volume, because a crop or a padding would shift its statistics;
     5. foreground crop: after intensity, where 0 means "nothing here" in every unit (air in CT too);
-    6. fit: the last, since only it knows the region.
+    6. slices, if asked for: once the crop has left what there is to see;
+    7. fit: the last, since only it knows the region.
 
-    The first three need patient space, which only volumes have.
+    The first three and the slices are of volumes, which alone have patient space.
+
+    Args:
+        region: of the item; with ``slices``, slices x rows x columns of all that a volume gives.
 
     Returns:
         A function of a (C, *spatial) float32 MetaTensor with an affine in mm. It returns a plain
-        float32 tensor (C, *region) and the spacing in mm of its axes, and raises DataError where a channel is
-        constant (before or after the intensity step) or a value is not finite.
+        float32 tensor (C, *region) and the spacing in mm of its axes, and raises DataError where a value is not
+        finite, or where a channel of a volume or all of a flat image is constant (before or after the intensity
+        step; a colour may well be).
     """
     volumes = config if isinstance(config, Volumes) else None
     before = [*_orientation(volumes.orientation), *_spacing(volumes.spacing)] if volumes else []
-    after = [*_foreground(crop=config.crop_foreground), _fit(config.fit, region)]
+    picked = _slices(config.slices) if isinstance(config, VolumeConfig) else []
+    after = [*_foreground(crop=config.crop_foreground), *picked, _fit(config, region)]
 
     def run(image: MetaTensor) -> tuple[Tensor, tuple[float, ...]]:
         if not isinstance(image, MetaTensor):
             raise TypeError("a plain tensor carries no geometry, and MONAI would assume 1 mm")
         with _one_thread():
             image = _apply(before, image)
-            _refuse_constant(image, "every voxel")
+            _refuse_constant(image, "every voxel", each=volumes is not None)
             image = _n4(image) if volumes and volumes.n4 else image
             image = _intensity(config.intensity, image)
-            _refuse_constant(image, f"after {config.intensity.name} scaling every voxel")
+            _refuse_constant(image, f"after {config.intensity.name} scaling every voxel", each=volumes is not None)
             image = _apply(after, image)
         spacing = affine_to_spacing(image.affine, r=len(region))
         return _finite(image.as_tensor()), tuple(float(s) for s in spacing)
@@ -109,9 +115,25 @@ def _foreground(*, crop: bool) -> list[Step]:
     return [CropForeground(select_fn=lambda x: x != 0, allow_smaller=True)] if crop else []
 
 
-def _fit(how: Fit | tuple[Fit, ...], region: Size) -> Step:
-    """Axes that are cropped first, so that no voxel is resampled in vain."""
-    each = (how,) * len(region) if isinstance(how, str) else how
+def _slices(count: int | None) -> list[Step]:
+    """Evenly spaced slices among those that are not constant: the middles of that many equal parts."""
+
+    def run(image: MetaTensor) -> MetaTensor:
+        values = image.as_tensor()
+        shows = (values.amax((2, 3)) > values.amin((2, 3))).any(0).nonzero().flatten()
+        if len(shows) < (count or 0):
+            what = f"{len(shows)} of {values.shape[1]} slices show anything, data.slices asks for {count}"
+            raise DataError("slices", f"{what}: lower it, or leave the volume out")
+        middles = [(2 * i + 1) * len(shows) // (2 * (count or 0)) for i in range(count or 0)]
+        return _with_values(image, values[:, shows[middles]])
+
+    return [] if count is None else [run]
+
+
+def _fit(config: Items, region: Size) -> Step:
+    """Axes that are cropped first, so that no voxel is resampled in vain. Picked slices are as many already."""
+    ways: tuple[Fit, ...] = (config.fit,) * config.dims if isinstance(config.fit, str) else config.fit
+    each = ("crop",) * (len(region) - config.dims) + ways
     resize = Resize(region, mode="trilinear" if len(region) == 3 else "bilinear", align_corners=False)
 
     def run(image: MetaTensor) -> MetaTensor:
@@ -177,13 +199,16 @@ def _percentile(config: Percentile, channel: Tensor) -> Tensor:
     low, high = (float(p) for p in np.percentile(channel.numpy(), [config.lower, config.upper]))
     if low == high:
         low, high = float(channel.min()), float(channel.max())
+    if low == high:  # one colour of several
+        return torch.zeros_like(channel)
     return ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(channel)  # type: ignore[no-any-return]
 
 
-def _refuse_constant(image: MetaTensor, what: str) -> None:
-    for i, channel in enumerate(image.as_tensor()):
-        if (value := channel.flatten()[0]) == channel.max() == channel.min():
-            where = f" of channel {i}" if len(image) > 1 else ""
+def _refuse_constant(image: MetaTensor, what: str, *, each: bool) -> None:
+    flat = [channel.flatten()[0] == channel.max() == channel.min() for channel in image.as_tensor()]
+    for i, (channel, constant) in enumerate(zip(image.as_tensor(), flat, strict=True)):
+        if constant and (each or all(flat)):
+            value, where = channel.flatten()[0], f" of channel {i}" if len(image) > 1 else ""
             raise DataError("constant", f"{what}{where} is {float(value):g}: no image, or data.intensity is wrong")
 
 

@@ -13,17 +13,19 @@ from monai.data import MetaTensor
 from monai.transforms import ResampleToMatch
 
 from volssl.data import VolumeConfig
-from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
 from volssl.data.door import Found, load, time_points
-from volssl.data.items import Report, Size
+from volssl.data.items import PreparedSource, Report, Size
 from volssl.data.listing import Listed, listing
 from volssl.data.recipe import Entry
+from volssl.data.slices import Slices
 from volssl.errors import DataError
 
 
-def build(config: VolumeConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+def build(config: VolumeConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> PreparedSource:
     """Find, read, preprocess and cache every item that ``config`` makes of the volumes under its root.
+
+    The slices of a volume are cached in one file.
 
     Raises:
         DataError: nothing found, or more than ``max_bad`` of the items are unreadable.
@@ -31,7 +33,9 @@ def build(config: VolumeConfig, region: Size, *, workers: int = 0, report: Repor
     listed, bad = listing(config.root, frozenset({"dicom", "nifti"}))
     entries, unfit = arrange(config, listed)
     read = partial(_read, config.non_finite)
-    return build_cache(entries, read, config, region, workers=workers, report=report, bad=[*bad, *unfit])
+    cached = region if config.slices is None else (config.slices, *region)
+    source = build_cache(entries, read, config, cached, workers=workers, report=report, bad=[*bad, *unfit])
+    return source if config.slices is None else Slices(source)
 
 
 def arrange(config: VolumeConfig, listed: Sequence[Listed]) -> tuple[list[Entry], list[DataError]]:

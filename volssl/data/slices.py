@@ -1,0 +1,37 @@
+"""The slices of cached volumes as items of two dimensions."""
+
+from __future__ import annotations
+
+from volssl.data.cache import CachedSource
+from volssl.types import Item
+
+
+class Slices:
+    """A ``PreparedSource`` whose items are ``id#000``, ``id#001``, ... of each volume in turn.
+
+    Args:
+        volumes: of as many slices each as their region has.
+    """
+
+    def __init__(self, volumes: CachedSource) -> None:
+        self._volumes = volumes
+        self._each, *size = volumes.region
+        self.region = tuple(size)
+        each = range(self._each)
+        self.ids = tuple(f"{name}#{n:03}" for name in volumes.ids for n in each)
+        self.labels = tuple(label for label in volumes.labels for _ in each)
+        self.fingerprints = tuple(content for content in volumes.fingerprints for _ in each)
+        self.parts, self.weights, self.label_sets = (len(self.ids),), (1,), 1
+        self.channels, self.bad = volumes.channels, volumes.bad
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> Item:
+        """The image is float32 (C, rows, columns).
+
+        Raises:
+            DataError: as ``CachedSource``.
+        """
+        volume = self._volumes[i // self._each]
+        return Item(volume.image[:, i % self._each], volume.spacing[1:], self.ids[i], volume.label)
