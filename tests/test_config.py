@@ -78,7 +78,7 @@ def test_a_good_configuration_reads_and_comes_back_the_same(write: Path, tmp_pat
         (
             "batch: 8, chunk: 2",
             "batch: 1, chunk: 1",
-            "c.yaml:10:19: loop.batch: 1 gives the BatchNorm of byol's heads nothing to compare: use 2 or more",
+            "c.yaml:10:19: loop.batch: 1 leaves byol nothing to compare an item with: use 2 or more",
         ),
         (
             "[8, 32, 32], crop",

@@ -28,6 +28,7 @@ from volssl.evaluation.cohort import check_acl_tear
 from volssl.evaluation.encoder import Encoder, load_encoder, save_encoder
 from volssl.methods.base import Method
 from volssl.models import BackboneConfig
+from volssl.models.weights import load_weights
 
 CONFIG, ENCODER = "config.yaml", "encoder"
 
@@ -68,8 +69,9 @@ def _train(run: Run, group: Group, console: Console) -> None:
             if first:
                 held.enter_context(lock(claim(folder, run)))
                 _write_config(folder / CONFIG, run)
+        with group.together():
+            method = build_method(run, console if first else None)
         source = _prepare(run, group, console)
-        method = build_method(run)
         fit(
             method=method,
             optim=run.optim,
@@ -89,11 +91,21 @@ def _train(run: Run, group: Group, console: Console) -> None:
                 _acl_tear(encoders, wanted, out, console)
 
 
-def build_method(run: Run) -> Method:
-    """The method with weights that are a function of ``run.seed`` alone; no global generator is touched."""
+def build_method(run: Run, console: Console | None = None) -> Method:
+    """The method with weights that are a function of ``run.seed`` and of published files, which the console is told.
+
+    No global generator is touched.
+
+    Raises:
+        ConfigError: published weights do not fit, or cannot be read.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        return run.method.build(*(backbone.build(run.data.channels) for backbone in run.backbones.values()))
+        networks = [backbone.build(run.data.channels) for backbone in run.backbones.values()]
+        for (key, backbone), network in zip(run.backbones.items(), networks, strict=True):
+            if (report := load_weights(network, backbone, run.data.channels)) and console:
+                console.print(f"{key}.weights: {report}", markup=False)
+        return run.method.build(*networks)
 
 
 def claim(folder: Path, run: Run) -> Path:

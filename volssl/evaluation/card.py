@@ -8,12 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from volssl import __version__
-from volssl.data import DataConfig, StackConfig, VolumeConfig, Volumes
+from volssl.data import DataConfig, Sources, StackConfig
+from volssl.data.image_config import ImageConfig
+from volssl.data.mixture_config import MixtureConfig
+from volssl.errors import DataError
 from volssl.models import BackboneConfig
 from volssl.schema import Schema
 
 Size = tuple[Annotated[int, Field(ge=1)], ...]
 PACKAGES = ("torch", "monai")  # beside volssl, which a checkout may run without being installed
+FORGOTTEN = {"root": "", "cache": "runs/cache"}
 
 
 class Fingerprint(Schema):
@@ -27,7 +31,7 @@ class Card(Schema):
     """Everything that is needed to build an encoder again and to feed it as it was fed.
 
     backbone, channels: the network. region: the shape of a preprocessed item; size: of what the network sees
-    (both slices x rows x columns). data: the preprocessing; folders are forgotten, whoever makes the card.
+    (both slices x rows x columns, or rows x columns). data: the preprocessing; folders are forgotten, whoever makes the card.
     method, step, seed, fingerprint: how it was trained. versions, sha256 (of the weights): written by
     ``save_encoder``.
     """
@@ -45,21 +49,90 @@ class Card(Schema):
     versions: dict[str, str] = Field(default_factory=dict)
     sha256: str = ""
 
+    @field_validator("backbone", mode="after")
+    @classmethod
+    def _forget_weights(cls, backbone: BackboneConfig) -> BackboneConfig:
+        return backbone.model_copy(update={"weights": None})
+
     @field_validator("data", mode="after")
     @classmethod
     def _forget_folders(cls, data: DataConfig) -> DataConfig:
-        return data.model_copy(update={"root": "", "cache": "runs/cache"})
+        if not isinstance(data, MixtureConfig):
+            return data.model_copy(update=FORGOTTEN)
+        parts = tuple(part.model_copy(update=FORGOTTEN) for part in data.parts)
+        return data.model_copy(update=FORGOTTEN | {"parts": parts})
 
-    def source(self, root: str, cache: str) -> DataConfig:
-        """The preprocessing put to work on another root, where every item must be readable."""
-        if not isinstance(self.data, VolumeConfig):
+    @property
+    def dims(self) -> int:
+        """2 for images, 3 for volumes and clips."""
+        return len(self.size)
+
+    def part(self, i: int) -> Card:
+        """Of an encoder of several data sets, the card with the preprocessing of the i-th alone."""
+        if not isinstance(self.data, MixtureConfig):
+            raise DataError("encoder", f"was trained on one data set ({self.data.name}), which has no parts")
+        return self.model_copy(update={"data": self.data.parts[i]})
+
+    @property
+    def preprocessing(self) -> Sources:
+        """How one data set is prepared.
+
+        Raises:
+            DataError: there are several, and each is prepared in its own way.
+        """
+        if not isinstance(self.data, MixtureConfig):
+            return self.data
+        first, *others = self.data.parts
+        if any(other != first for other in others):
+            names = ", ".join(f"{i} ({part.name})" for i, part in enumerate(self.data.parts))
+            what = "was trained on data sets that are prepared in different ways"
+            raise DataError(
+                "encoder", f"{what}: take one, Encoder(encoder.network, encoder.card.part(i)), i of {names}"
+            )
+        return first
+
+    def source(self, root: str, cache: str) -> Sources:
+        """The preprocessing put to work on another root, where every item must be readable.
+
+        Raises:
+            DataError: as ``preprocessing``.
+        """
+        data = self.preprocessing
+        if isinstance(data, StackConfig):
             return self.stacks(root, cache)
-        return self.data.model_copy(update=self._put_to_work(root, cache))
+        if isinstance(data, ImageConfig):
+            return self.pictures(root, cache)
+        return data.model_copy(update=self._put_to_work(root, cache))
 
     def stacks(self, root: str, cache: str) -> StackConfig:
-        """The same for slice stacks, which know no millimetres: what needs them is left out."""
-        kept = {key: getattr(self.data, key) for key in Volumes.model_fields.keys() - {"spacing", "orientation"}}
-        return StackConfig(**(kept | self._put_to_work(root, cache)))
+        """The same for slice stacks, which know no millimetres: what needs them is left out.
+
+        Raises:
+            DataError: the encoder takes flat images, or as ``preprocessing``.
+        """
+        if self.dims != 3:
+            raise DataError("encoder", f"takes {self.dims}D images (rows x columns), not stacks of slices")
+        return StackConfig(**(self._kept(StackConfig, {"spacing", "orientation"}) | self._put_to_work(root, cache)))
+
+    def pictures(self, root: str, cache: str) -> ImageConfig:
+        """The same for flat images: a slice, or a tile, that is a picture of its own. All of an ``.npz`` is read.
+
+        Raises:
+            DataError: the encoder takes volumes, or channels that no picture has, or as ``preprocessing``.
+        """
+        if self.dims != 2 or self.channels not in (1, 3):
+            raise DataError("encoder", f"takes {self.dims}D images of {self.channels} channels, which no picture is")
+        kept = {"colour": "grey" if self.channels == 1 else "rgb"} | self._kept(ImageConfig, {"split"})
+        whole = {"split": "all"} if root.lower().endswith(".npz") else {"label_column": None}
+        return ImageConfig(**(kept | whole | self._put_to_work(root, cache)))
+
+    def _kept(self, kind: type[Schema], without: set[str]) -> dict[str, Any]:
+        """What the preprocessing says of the fields that ``kind`` has too."""
+        data = self.preprocessing
+        return {
+            key: getattr(data, key)
+            for key in type(data).model_fields.keys() & kind.model_fields.keys() - {"name"} - without
+        }
 
     def _put_to_work(self, root: str, cache: str) -> dict[str, Any]:
         return {"root": root, "cache": cache, "region": self.region, "max_bad": 0.0}
