@@ -1,0 +1,282 @@
+"""Does pre-training on real 2D images beat a random encoder of the same shape? Prints the table of the README.
+
+    python benchmarks/pretrain_2d.py                                  # everything, five minutes of two cores a run
+    python benchmarks/pretrain_2d.py --methods byol --seeds 0         # one at a time; several may run side by side
+    python benchmarks/pretrain_2d.py --table                          # what is there already
+    python benchmarks/pretrain_2d.py --calibrate --methods byol       # how many steps fit into the minutes
+
+A run is ``volssl train`` of what ``pretrain_2d.yaml`` says, then a linear probe of the frozen features and, on the
+same labels, folds and patients, of those of a randomly initialised encoder of the same shape and seed. Each leaves one
+line in ``results.jsonl``; what has a line is not done again, and a run that was stopped goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from volssl import config, strict_yaml
+from volssl.config import Run
+from volssl.evaluation.encoder import CARD, Encoder, load_encoder, random_encoder
+from volssl.evaluation.features import extract
+from volssl.evaluation.linear import linear_probe
+from volssl.evaluation.probe import Scores, Worth, cross_fit, measure
+from volssl.evaluation.splits import Groups, subset
+from volssl.evaluation.statistics import Estimate, Floats, Ints
+from volssl.run import ENCODER, train
+
+Line = dict[str, Any]
+ALL, TENTH = "all labels", "10 % of the labels"
+PRETRAINED, RANDOM = "pre-trained", "random"
+CORES, MINUTES = 2, 5.0
+COLUMNS = ("seeds", "pre-trained", "random", "difference", "of each seed", "so it is")
+BATCH = 64  # items whose features are computed at once
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"  # every component of it is replaced
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Rows that were tested: y (N,), their patients, and by how many labels were used, the scores."""
+
+    y: Ints
+    patients: Groups
+    scores: dict[str, Scores]
+
+
+@dataclass(frozen=True)
+class Images:
+    """How an encoder is examined on a data set, and how that is told."""
+
+    examine: Callable[[Encoder, Run], Examined]
+    told: str
+
+
+def by_patient(encoder: Encoder, run: Run) -> Examined:
+    """Each tile is scored once, by a probe that has seen none of its patient's."""
+    source = run.data.build(run.region)
+    with Path(run.data.root).open(newline="", encoding="utf-8") as table:
+        patient = {row["path"]: row["patient"] for row in csv.DictReader(table)}
+    y, patients = np.array(source.labels), np.array([patient[item] for item in source.ids])
+    features = extract(encoder, source, batch=BATCH).astype(np.float64)
+    return Examined(y, patients, {ALL: cross_fit(features, y, groups=patients, seed=run.seed)})
+
+
+def by_split(encoder: Encoder, run: Run) -> Examined:
+    """The archive's own test split, after training on all labels of its training split and on a fixed tenth."""
+    x, y = {}, {}
+    for split in ("train", "test"):
+        source = run.data.model_copy(update={"split": split}).build(run.region)
+        x[split], y[split] = extract(encoder, source, batch=BATCH).astype(np.float64), np.array(source.labels)
+    each = np.arange(len(y["train"]))
+    scores = {}
+    for told, rows in ((ALL, each), (TENTH, subset(y["train"], each, 0.1, seed=0))):
+        found = linear_probe(x["train"][rows], y["train"][rows], x["test"], groups=rows, seed=run.seed)
+        scores[told] = Scores(found.scores)
+    return Examined(y["test"], np.arange(len(y["test"])), scores)
+
+
+DATA = {
+    "lc25000_lung": Images(
+        by_patient,
+        "lung tiles, 3 classes, macro AUROC of one class against the rest; five folds by patient, every tile "
+        "scored once; pre-training sees all tiles without labels; intervals over patients",
+    ),
+    "pneumoniamnist": Images(
+        by_split,
+        "radiographs of 28 x 28, pneumonia or none, AUROC; pre-trained and probed on `train`, tested on `test`; "
+        "patients are not known, so intervals are over images",
+    ),
+}
+
+
+@cache
+def wanted() -> dict[str, Any]:
+    """``common``, ``data`` and ``methods`` of the file beside this one."""
+    path = Path(__file__).with_suffix(".yaml")
+    found: dict[str, Any] = strict_yaml.parse(path.read_text(encoding="utf-8"), path.name).data
+    return found
+
+
+def overrides(data: str, method: str, seed: int, minutes: float, images: Path) -> dict[str, Any]:
+    """Everything that makes the run what it is, by dotted key: later ones over earlier ones."""
+    own = dict(wanted()["methods"][method])
+    steps = max(2, round(own.pop("steps")[data] * minutes / MINUTES))
+    given = {**wanted()["data"][data], **wanted()["common"], **own, "seed": seed, "loop.steps": steps}
+    return {**given, "data.root": str(images / given["data"]["root"])}
+
+
+def build(given: dict[str, Any], output: Path) -> Run:
+    """The run of these overrides, in a folder of the configuration's own, so that a changed one starts anew."""
+    written = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    return config.load(CONFIG, [*written, f"output={output}"])
+
+
+def digest(given: dict[str, Any]) -> str:
+    """What the run is, wherever its images lie."""
+    kept = {key: value for key, value in given.items() if key != "data.root"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def pretrain(run: Run) -> float:
+    """Pre-train, or go on with it; the processor seconds that it took in all, without filling the cache."""
+    run.data.build(run.region)
+    clock = Path(run.output).with_suffix(".seconds")
+    before, start = float(clock.read_text()) if clock.exists() else 0.0, time.process_time()
+    try:
+        train(run)
+    finally:
+        clock.parent.mkdir(parents=True, exist_ok=True)
+        clock.write_text(str(before + time.process_time() - start))
+    return float(clock.read_text())
+
+
+def examine(run: Run, images: Images) -> tuple[Examined, dict[str, dict[str, Examined]]]:
+    """The rows, and by encoder that the run kept and by whether it is the trained or a random one, its scores."""
+    found = {}
+    for card in sorted(Path(run.output, ENCODER).rglob(CARD)):
+        trained = load_encoder(card.parent)
+        pair = {PRETRAINED: trained, RANDOM: random_encoder(trained.card, run.seed)}
+        found[card.parent.name] = {name: images.examine(encoder, run) for name, encoder in pair.items()}
+    return next(iter(found.values()))[PRETRAINED], found
+
+
+def line(data: str, method: str, run: Run, key: str, seconds: float) -> Line:
+    """One run's outcome as plain JSON; scores are kept to six digits."""
+    rows, found = examine(run, DATA[data])
+    scores = {
+        encoder: {name: {told: _packed(s) for told, s in one.scores.items()} for name, one in pair.items()}
+        for encoder, pair in found.items()
+    }
+    patients = np.unique(rows.patients, return_inverse=True)[1]
+    told = {"data": data, "method": method, "seed": run.seed, "key": key, "steps": run.loop.steps, "seconds": seconds}
+    return {**told, "y": rows.y.tolist(), "patients": patients.tolist(), "scores": scores}
+
+
+def _packed(scores: Scores) -> Line:
+    rounded = [float(f"{value:.6g}") for value in scores.score.ravel()]
+    fold = None if scores.fold is None else scores.fold.tolist()
+    return {"shape": scores.score.shape, "score": rounded, "fold": fold}
+
+
+def _unpacked(packed: Line) -> Scores:
+    score: Floats = np.array(packed["score"]).reshape(packed["shape"])
+    return Scores(score, None if packed["fold"] is None else np.array(packed["fold"]))
+
+
+def append(path: Path, entry: Line) -> None:
+    """Add a line in one write, after one that a killed process may have left torn."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, (("\n" if torn else "") + json.dumps(entry) + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> dict[str, Line]:
+    """The whole lines, by key."""
+    found = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(text)
+        except json.JSONDecodeError:  # torn
+            continue
+        found[entry["key"]] = entry
+    return found
+
+
+def tables(lines: list[Line], resamples: int = 1000) -> Iterator[str]:
+    """Markdown: for each data set and number of labels, a row per method and encoder, means over seeds."""
+    for data in dict.fromkeys(entry["data"] for entry in lines):
+        here = [entry for entry in lines if entry["data"] == data]
+        yield f"`{data}`: {len(here[0]['y'])} {DATA[data].told}."
+        for labels in next(iter(here[0]["scores"].values()))[PRETRAINED]:
+            head = (f"{data}, {labels}", "steps", "minutes", *COLUMNS)
+            yield f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}"
+            for method in dict.fromkeys(entry["method"] for entry in here):
+                yield from _rows([entry for entry in here if entry["method"] == method], labels, resamples)
+        yield ""
+
+
+def _rows(runs: list[Line], labels: str, resamples: int) -> Iterator[str]:
+    y, patients = np.array(runs[0]["y"]), np.array(runs[0]["patients"])
+    minutes = mean(run["seconds"] for run in runs) / 60 / CORES
+    for encoder, pair in runs[0]["scores"].items():
+        scores = {name: [_unpacked(run["scores"][encoder][name][labels]) for run in runs] for name in pair}
+        worth = measure(scores, y, groups=patients, resamples=resamples)
+        name = runs[0]["method"] if len(runs[0]["scores"]) == 1 else f"{runs[0]['method']} ({encoder})"
+        yield f"| {name} | {runs[0]['steps']} | {minutes:.1f} | {len(runs)} | {_compared(worth)} |"
+
+
+def _compared(worth: Worth) -> str:
+    gain = worth.difference(PRETRAINED, RANDOM)
+    each = (worth.values[PRETRAINED]["auc"] - worth.values[RANDOM]["auc"])[:, 0]
+    verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "within noise"
+    numbers = [_with_interval(worth.estimate(name), "") for name in (PRETRAINED, RANDOM)]
+    return " | ".join([*numbers, _with_interval(gain, "+"), " ".join(f"{value:+.3f}" for value in each), verdict])
+
+
+def _with_interval(e: Estimate, sign: str) -> str:
+    return f"{e.value:{sign}.3f} [{e.low:{sign}.3f}, {e.high:{sign}.3f}]"
+
+
+def calibrate(data: str, method: str, args: argparse.Namespace) -> str:
+    """Steps that fit into the minutes, from the processor time of 10 and of 40: what starting costs drops out."""
+    spent = {}
+    for steps in (10, 40):
+        given = {**overrides(data, method, 0, args.minutes, args.images), "optim.warmup": 1, "loop.steps": steps}
+        with TemporaryDirectory() as folder:
+            spent[steps] = pretrain(build(given, Path(folder) / "run"))
+    step = (spent[40] - spent[10]) / 30
+    fit = int((60 * CORES * args.minutes - spent[10]) / step) + 10
+    return f"{data} {method}: {step:.3f} processor seconds a step, {fit} steps in {args.minutes:g} minutes"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse; calibrate, or do what has no line yet; print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=wanted()["methods"], default=list(wanted()["methods"]))
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of {CORES} cores; steps change with it")
+    parser.add_argument("--images", type=Path, default=Path("../shared/data/images"), help="folder of the data sets")
+    parser.add_argument("--output", type=Path, default=Path("runs/pretrain_2d"))
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--calibrate", action="store_true", help="only say how many steps fit into the minutes")
+    args = parser.parse_args(arguments)
+    lines = []
+    for data in args.data:
+        for method in args.methods:
+            if args.calibrate:
+                print(calibrate(data, method, args), flush=True)
+                continue
+            lines += [found for seed in args.seeds if (found := _one(data, method, seed, args))]
+    print("\n".join(tables(lines)))
+
+
+def _one(data: str, method: str, seed: int, args: argparse.Namespace) -> Line | None:
+    """The line of one run, made now where there is none and making is asked for."""
+    given, results = overrides(data, method, seed, args.minutes, args.images), args.output / "results.jsonl"
+    key = f"{data}-{method}-{seed}-{digest(given)}"
+    if key not in read(results) and not args.table:
+        run = build(given, args.output / data / f"{method}-{seed}-{digest(given)}")
+        append(results, line(data, method, run, key, pretrain(run)))
+    return read(results).get(key)
+
+
+if __name__ == "__main__":
+    main()

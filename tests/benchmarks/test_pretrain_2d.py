@@ -1,0 +1,143 @@
+"""The 2D benchmark: a small run from images to table, what a stop leaves behind, and what the table says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import pretrain_2d
+from benchmarks.pretrain_2d import ALL, PRETRAINED, RANDOM, append, build, digest, overrides, read, tables, wanted
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Tiles of 3 classes, 3 patients each, and an archive of two splits, laid out as the real ones."""
+    rng = np.random.default_rng(0)
+    lung, lines = tmp_path / "images" / "lc25000_lung", ["path,label,patient"]
+    for patient in range(9):
+        for tile in range(2):
+            name, label = f"{patient}-{tile}.png", f"class{patient % 3}"
+            pixels = rng.integers(0, 128, (24, 24, 3)) + 40 * np.eye(3, dtype=int)[patient % 3]
+            lung.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(lung / name)
+            lines.append(f"{name},{label},p{patient}")
+    (lung / "labels.csv").write_text("\n".join(lines) + "\n")
+    y = np.arange(60, dtype=np.uint8)[:, None] % 2
+    x = (rng.integers(0, 200, (60, 28, 28)) + 50 * y[:, None]).astype(np.uint8)
+    folder = tmp_path / "images" / "pneumoniamnist"
+    folder.mkdir()
+    archive = folder / "pneumoniamnist.npz"
+    np.savez(archive, train_images=x[:40], train_labels=y[:40], test_images=x[40:], test_labels=y[40:])
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every method with a network and a batch of next to nothing."""
+    common = {
+        "backbone.width": 4,
+        "backbone.depth": 10,
+        "views.size": [16, 16],
+        "data.region": [24, 24],
+        "data.cache": str(tmp_path / "cache"),
+        "optim.warmup": 1,
+        "loop.batch": 4,
+        "loop.chunk": 4,
+    }
+    made = wanted()
+    monkeypatch.setattr(pretrain_2d, "wanted", lambda: {**made, "common": {**made["common"], **common}})
+
+
+def main(images: Path, *arguments: str) -> None:
+    given = ["--minutes", "0.001", "--seeds", "0", "--methods", "byol"]
+    pretrain_2d.main([*given, "--images", str(images), "--output", str(images.parent / "out"), *arguments])
+
+
+@pytest.mark.usefixtures("small")
+def test_from_images_to_table_once(
+    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both sets leave a line each; called again, nothing trains and the table is the same."""
+    main(images)
+    first = capsys.readouterr().out
+    assert first.count("| byol | 2 |") == 3  # tiles, radiographs, radiographs with a tenth of the labels
+    lines = read(images.parent / "out" / "results.jsonl")
+    lung = next(line for line in lines.values() if line["data"] == "lc25000_lung")
+    assert np.bincount(lung["patients"]).tolist() == [2] * 9
+    assert lung["y"] == [patient % 3 for patient in range(9) for _ in range(2)]
+    assert {name: scores[ALL]["shape"] for name, scores in lung["scores"]["encoder"].items()} == {
+        PRETRAINED: [18, 3],
+        RANDOM: [18, 3],
+    }
+    monkeypatch.setattr(pretrain_2d, "train", lambda _run: pytest.fail("trained again"))
+    main(images)
+    assert first.endswith(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_table_of_nothing_trains_nothing(images: Path) -> None:
+    main(images, "--table")
+    assert not (images.parent / "out").exists()
+
+
+def test_every_configuration_is_valid() -> None:
+    """Both sets and all methods, at full size: read and cross-checked as ``volssl train`` would."""
+    for data in pretrain_2d.DATA:
+        for method in wanted()["methods"]:
+            run = build(overrides(data, method, 1, 5.0, Path("images")), Path("out"))
+            assert (run.seed, run.data.dims, run.backbone.dims) == (1, 2, 2)
+            assert run.loop.steps == wanted()["methods"][method]["steps"][data]
+            assert run.data.root.startswith("images/")
+
+
+def test_another_configuration_is_another_run() -> None:
+    """Steps, seed and minutes count; where the images lie does not."""
+    same = [digest(overrides("lc25000_lung", "byol", 0, 5.0, Path(folder))) for folder in ("a", "b")]
+    assert same[0] == same[1]
+    others = [
+        digest(overrides("lc25000_lung", "byol", seed, minutes, Path())) for seed, minutes in ((1, 5.0), (0, 4.0))
+    ]
+    assert len({same[0], *others}) == 3
+
+
+def test_a_torn_line_is_left_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    append(path, {"key": "a", "n": 1})
+    path.write_bytes(path.read_bytes() + b'{"key": "b", "sco')
+    append(path, {"key": "c"})
+    append(path, {"key": "a", "n": 2})
+    assert read(path) == {"a": {"key": "a", "n": 2}, "c": {"key": "c"}}
+
+
+def planted(seed: int, method: str, gain: float) -> dict[str, Any]:
+    """Scores of 60 rows: random ones know the class a little, pre-trained ones by ``gain`` sd more."""
+    rng, y = np.random.default_rng(seed), np.arange(60) % 2
+    noise = rng.normal(size=60)
+    scores = {
+        name: {ALL: {"shape": [60], "score": (noise + d * y).tolist(), "fold": None}}
+        for name, d in ((PRETRAINED, 0.5 + gain), (RANDOM, 0.5))
+    }
+    told = {"data": "pneumoniamnist", "method": method, "seed": seed, "steps": 7, "seconds": 240.0 * (1 + seed)}
+    return {**told, "y": y.tolist(), "patients": list(range(60)), "scores": {"encoder": scores}}
+
+
+def test_the_table_says_better_worse_or_noise() -> None:
+    """240 and 480 seconds of two cores are 3 minutes on average; the verdict follows the paired interval."""
+    lines = [planted(seed, f"gain{gain}", gain) for gain in (2.0, 0.0, -2.0) for seed in (0, 1)]
+    rows = [row for row in tables(json.loads(json.dumps(lines)), resamples=200) if row.startswith("| gain")]
+    assert [row.split(" | ")[-1] for row in rows] == ["better |", "within noise |", "worse |"]
+    assert rows[1].startswith("| gain0.0 | 7 | 3.0 | 2 |")
+    assert "+0.000 [+0.000, +0.000] | +0.000 +0.000" in rows[1]
+
+
+def test_two_encoders_make_two_rows() -> None:
+    """A method that keeps a CNN and a Transformer is told of each."""
+    line = planted(0, "cass", 1.0)
+    line["scores"] = {"cnn": line["scores"]["encoder"], "vit": line["scores"]["encoder"]}
+    rows = [row for row in tables([line], resamples=100) if row.startswith("| cass")]
+    assert [row.split(" |")[0] for row in rows] == ["| cass (cnn)", "| cass (vit)"]
