@@ -189,6 +189,19 @@ def test_a_broken_environment_is_one_line(environ: dict[str, str], says: str) ->
         Group.from_environment("cpu", environ=environ)
 
 
+def test_every_rank_has_a_gpu_or_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun shows every rank all GPUs; srun may show each its own alone, and only there the first is right."""
+    torchrun = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2"}
+    srun = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "2"}
+    for count, environ, expected in ((4, torchrun, 2), (4, srun, 2), (1, srun, 0)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert distributed._gpu(2, environ) == expected
+    for count, environ in ((1, torchrun), (2, torchrun), (2, srun)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        with pytest.raises(ConfigError, match=rf"local rank 2, there are {count}: .*loop.device=cpu"):
+            Group.from_environment("cuda", environ=environ)
+
+
 @pytest.mark.parametrize(
     ("hosts", "first"), [("node[03-07,12],gpu1", "node03"), ("a1,b2", "a1"), ("big", "big"), ("", "")]
 )

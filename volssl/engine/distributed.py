@@ -53,10 +53,10 @@ class Group:
         gloo on CPU, nccl on CUDA. timeout: seconds until a collective gives up on a rank that is silent.
 
         Raises:
-            ConfigError: the variables contradict or lack one another.
+            ConfigError: the variables contradict or lack one another, or there is no GPU for this rank.
         """
         rank, world, local = _ranks(environ)
-        where = torch.device("cuda", local) if device == "cuda" else torch.device("cpu")
+        where = torch.device("cuda", _gpu(local, environ)) if device == "cuda" else torch.device("cpu")
         if device == "cuda":
             torch.cuda.set_device(where)
         patient = None
@@ -211,6 +211,17 @@ def _ranks(environ: Mapping[str, str]) -> tuple[int, int, int]:
     if rank >= world:
         raise ConfigError(f"environment: {names[0]} {rank} is not below {world}: start with torchrun or srun")
     return rank, world, local
+
+
+def _gpu(local: int, environ: Mapping[str, str]) -> int:
+    """The GPU of a rank. ``srun --gpus-per-task 1`` shows each rank its own alone, which then is the first."""
+    count = torch.cuda.device_count()
+    if local < count:
+        return local
+    if count == 1 and "RANK" not in environ:
+        return 0
+    ranks = f"start {count} on this machine (torchrun --nproc-per-node {count})"
+    raise ConfigError(f"environment: no GPU for local rank {local}, there are {count}: {ranks}, or use loop.device=cpu")
 
 
 def _address(environ: Mapping[str, str]) -> str:
