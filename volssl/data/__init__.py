@@ -10,6 +10,7 @@ from volssl.data.image_config import ImageConfig
 from volssl.data.items import Items, PreparedSource, Report, Size
 from volssl.data.mixture_config import MixtureConfig
 from volssl.data.slide_config import SlideConfig
+from volssl.data.video_config import VideoConfig
 
 if TYPE_CHECKING:
     from volssl.data.cache import CachedSource
@@ -136,7 +137,7 @@ class PhantomConfig(StackConfig):
         return build(self, region, workers=workers, report=report)
 
 
-Sources = VolumeConfig | StackConfig | PhantomConfig | ImageConfig | SlideConfig
+Sources = VolumeConfig | StackConfig | PhantomConfig | ImageConfig | SlideConfig | VideoConfig
 PartConfig = Annotated[Sources, Field(discriminator="name")]
 MixtureConfig.model_rebuild(_types_namespace={"PartConfig": PartConfig})
 DataConfig = Annotated[Sources | MixtureConfig, Field(discriminator="name")]

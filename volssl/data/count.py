@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from volssl.data import PhantomConfig, StackConfig, VolumeConfig
     from volssl.data.image_config import ImageConfig
     from volssl.data.slide_config import SlideConfig
+    from volssl.data.video_config import VideoConfig
 
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif"}
 DICOM = {".dcm", ".dicom", ".ima", ""}
 
 
-def count(config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig | SlideConfig) -> int | None:
-    """The number of items, or None where file names cannot tell (DICOM series, several sequences, 4D, slides).
+def count(
+    config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig | SlideConfig | VideoConfig,
+) -> int | None:
+    """The number of items, or None where names cannot tell (DICOM, several sequences, 4D, slides, many clips).
 
     Raises:
         DataError: ``root`` does not exist.
@@ -36,6 +40,10 @@ def count(config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig | Sli
     if config.name == "slide":
         config.require()
         return None
+    if config.name == "video" and any(p.suffix.lower() in VIDEOS for p in (root, *root.rglob("*"))):
+        config.require()
+    if config.name == "video" and config.clips != 1:
+        return None
     if config.name == "image" and config.archive:
         return sum(_rows(root, f"{split}_images") for split in config.splits)
     if root.is_file() and root.suffix.lower() != ".csv":
@@ -46,15 +54,17 @@ def count(config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig | Sli
     if config.name == "volume":
         return None
     if config.name == "image":
-        return _pictures(root)
+        return _named(root, IMAGES)
+    if config.name == "video":
+        return _named(root, VIDEOS)
     files = [p for p in root.rglob("*") if p.suffix.lower() in IMAGES | {".npy"}]
     return len({p if p.suffix == ".npy" else p.parent for p in files})
 
 
-def _pictures(root: Path) -> int | None:
-    """None where there may be DICOM, of which only the header says whether it is a picture."""
+def _named(root: Path, wanted: set[str]) -> int | None:
+    """Files so called; None where there may be DICOM, of which only the header says what it is."""
     suffixes = [p.suffix.lower() for p in root.rglob("*") if p.is_file()]
-    return None if DICOM & set(suffixes) else sum(suffix in IMAGES for suffix in suffixes)
+    return None if DICOM & set(suffixes) else sum(suffix in wanted for suffix in suffixes)
 
 
 def _rows(archive: Path, key: str) -> int:

@@ -14,21 +14,10 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils.enums import MetaKeys, SpaceKeys
 from pydicom import Dataset
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 
-from volssl.data.header import (
-    Plane,
-    check_flat,
-    check_pixels,
-    is_colour,
-    is_dicom,
-    is_image,
-    is_mosaic,
-    planes,
-    read_dataset,
-    rescale,
-)
+from volssl.data.dicom_pixels import check_held, values
+from volssl.data.header import Plane, is_dicom, is_image, is_mosaic, planes, read_dataset
 from volssl.data.preflight import check_affine, check_shape, guard
 from volssl.data.series import affine, by_geometry, ordered, volumes, without_strays
 from volssl.errors import DataError
@@ -99,33 +88,6 @@ def read_volume(files: Sequence[Path], frames: Sequence[tuple[int, int]]) -> tup
         matrix = affine(stack)
         check_affine(matrix, where)
         return np.stack([pixels[plane] for plane in stack]), matrix
-
-
-def read_image(file: Path) -> np.ndarray:
-    """The numbers of a flat image: a radiograph, an angiogram, a lone slice. No geometry is asked for.
-
-    Returns:
-        float32 (rows, columns), scaled as in ``read_volume``; or, in colour, (rows, columns, 3) of 0..255.
-
-    Raises:
-        DataError: any code of the table in ``docs/data.md``.
-    """
-    ds = read_dataset(file, pixels=True)
-    with guard("header", file):
-        check_flat(ds, file)
-        check_pixels(ds, file)
-        slope, intercept = rescale(ds, file)
-    with guard("pixels", file):
-        _check_held(ds, file)
-        stored = next(iter_pixels(ds))
-        if not is_colour(ds):
-            return _values(ds, stored, slope, intercept)
-        if ds.PhotometricInterpretation == "PALETTE COLOR":
-            stored = apply_color_lut(stored, ds)
-            bits = 8 * stored.dtype.itemsize
-        else:
-            bits = int(ds.BitsStored)
-        return np.asarray(stored[..., :3], dtype=np.float32) * np.float32(255 / (2**bits - 1))
 
 
 class DicomReader(ImageReader):  # type: ignore[misc]
@@ -251,33 +213,19 @@ def _decode(ds: Dataset, chosen: Sequence[Plane]) -> list[np.ndarray]:
     """float32 values of some slices of one object."""
     where = chosen[0].file
     with guard("pixels", where):
-        _check_held(ds, where)
+        check_held(ds, where)
         if is_mosaic(ds):
             mosaic = next(iter_pixels(ds))
             stored = [_tile(mosaic, plane) for plane in chosen]
         else:
             stored = list(iter_pixels(ds, indices=[plane.frame for plane in chosen]))
-        return [_values(ds, one, plane.slope, plane.intercept) for plane, one in zip(chosen, stored, strict=True)]
-
-
-def _check_held(ds: Dataset, where: Path) -> None:
-    if "PixelData" not in ds and "FloatPixelData" not in ds and "DoubleFloatPixelData" not in ds:
-        raise DataError("no_pixels", "the file holds no pixel data: export it again", str(where))
+        return [values(ds, one, plane.slope, plane.intercept) for plane, one in zip(chosen, stored, strict=True)]
 
 
 def _tile(mosaic: np.ndarray, plane: Plane) -> np.ndarray:
     rows, columns = plane.shape
     down, across = divmod(plane.frame, mosaic.shape[1] // columns)
     return mosaic[down * rows : (down + 1) * rows, across * columns : (across + 1) * columns]
-
-
-def _values(ds: Dataset, stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    if ds.PhotometricInterpretation == "MONOCHROME1" and stored.dtype.kind in "iu":
-        low, high = (-1, 0) if ds.PixelRepresentation else (0, 2 ** int(ds.BitsStored) - 1)
-        stored = low + high - stored.astype(np.int64)
-    if "ModalityLUTSequence" in ds:
-        return np.asarray(apply_modality_lut(stored, ds), dtype=np.float32)
-    return (stored * slope + intercept).astype(np.float32)
 
 
 def _same_pixels(a: Plane, b: Plane) -> bool:

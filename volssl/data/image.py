@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from volssl.data.archive import read_row, rows
 from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
-from volssl.data.dicom import read_image
+from volssl.data.dicom_pixels import read_image
 from volssl.data.door import Found, Kind, holds_dicom, kind_of, other_kind, walk
 from volssl.data.header import check_flat, is_colour, is_image, read_dataset
 from volssl.data.image_config import ImageConfig

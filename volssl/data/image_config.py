@@ -17,30 +17,41 @@ Split = Literal["train", "val", "test", "all"]
 SPLITS = ("train", "val", "test")
 
 
-class ImageConfig(Items):
-    """Flat images, one item per file: PNG, JPEG, TIFF, BMP and single-frame DICOM, at any depth under ``root``.
+class Coloured(Items):
+    """Pictures, single or moving.
 
-    root: a folder, a ``labels.csv``, or one ``.npz`` in MedMNIST's layout (``{train,val,test}_{images,labels}``).
-    split, label_column: which part of an ``.npz``, ``train`` where absent, and which column of its labels.
     colour: ``grey`` is one channel and refuses a coloured picture; ``luma`` is one channel and takes its luma
     (0.299 R + 0.587 G + 0.114 B, ITU-R BT.601); ``rgb`` is three channels, in which a grey picture is repeated.
     intensity: where absent, percentiles of each picture for one channel, and for three the fixed window 0..255,
     because percentiles of each channel would shift the stain.
-    fit: ``resize`` where absent, because a picture knows no millimetres.
-    Sizes are rows x columns. Numbers are as stored, but more is always brighter.
     """
 
-    name: Literal["image"] = "image"
     colour: Colour = "grey"
-    split: Split | None = None
-    label_column: int | None = Field(default=None, ge=0)
-    fit: Fit | tuple[Fit, ...] = "resize"
 
     @model_validator(mode="after")
     def _bytes_for_colour(self) -> Self:
         if self.colour == "rgb" and "intensity" not in self.model_fields_set:
             object.__setattr__(self, "intensity", BYTES)  # a validator before it would lose JSON's leniency
         return self
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.colour == "rgb" else 1
+
+
+class ImageConfig(Coloured):
+    """Flat images, one item per file: PNG, JPEG, TIFF, BMP and single-frame DICOM, at any depth under ``root``.
+
+    root: a folder, a ``labels.csv``, or one ``.npz`` in MedMNIST's layout (``{train,val,test}_{images,labels}``).
+    split, label_column: which part of an ``.npz``, ``train`` where absent, and which column of its labels.
+    fit: ``resize`` where absent, because a picture knows no millimetres.
+    Sizes are rows x columns. Numbers are as stored, but more is always brighter.
+    """
+
+    name: Literal["image"] = "image"
+    split: Split | None = None
+    label_column: int | None = Field(default=None, ge=0)
+    fit: Fit | tuple[Fit, ...] = "resize"
 
     @model_validator(mode="after")
     def _split_of_an_archive(self) -> Self:
@@ -58,10 +69,6 @@ class ImageConfig(Items):
     def splits(self) -> tuple[str, ...]:
         """The parts of an archive that are read."""
         return SPLITS if self.split == "all" else (self.split or "train",)
-
-    @property
-    def channels(self) -> int:
-        return 3 if self.colour == "rgb" else 1
 
     @property
     def dims(self) -> int:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from volssl.data.image_config import BYTES, Colour, ImageConfig
+from volssl.data.image_config import BYTES, Colour, Coloured
 from volssl.data.preflight import check_regular, check_shape, finite, guard
 from volssl.errors import DataError
 
@@ -37,7 +38,24 @@ def read_picture(file: Path) -> np.ndarray:
         return np.array(upright, dtype=np.float32)
 
 
-def flat(pixels: np.ndarray, config: ImageConfig, where: str) -> MetaTensor:
+def as_picture(array: NDArray[np.generic]) -> np.ndarray:
+    """float32 (rows, columns) or (rows, columns, 3) of an array that has its one or three channels at either end.
+
+    Raises:
+        DataError: ``dims`` where it has other axes or both ends may be channels; ``range`` where its numbers are
+            fractions of colours.
+    """
+    pixels = np.asarray(array, dtype=np.float32)
+    if pixels.ndim == 3 and (pixels.shape[0] in (1, 3)) != (pixels.shape[2] in (1, 3)):
+        pixels = np.moveaxis(pixels, 0, -1) if pixels.shape[0] in (1, 3) else pixels
+        pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    elif pixels.ndim != 2:
+        what = f"an array of shape {array.shape}: rows x columns are wanted, or x 3 in colour"
+        raise DataError("dims", f"{what} (3 x rows x columns will do)")
+    return pixels
+
+
+def flat(pixels: np.ndarray, config: Coloured, where: str) -> MetaTensor:
     """(rows, columns) or (rows, columns, 3) as the config wants them: (C, rows, columns) of pixels of 1 mm.
 
     Raises:

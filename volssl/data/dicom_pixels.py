@@ -1,0 +1,78 @@
+"""The pixels of DICOM images as numbers, and those that need no geometry: radiographs, frames of clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
+
+from volssl.data.header import check_flat, check_pixels, is_colour, read_dataset, rescale
+from volssl.data.preflight import guard
+from volssl.errors import DataError
+
+
+def read_image(file: Path) -> np.ndarray:
+    """The numbers of a flat image: a radiograph, an angiogram, a lone slice. No geometry is asked for.
+
+    Returns:
+        float32 (rows, columns), scaled as in ``read_volume``; or, in colour, (rows, columns, 3) of 0..255.
+
+    Raises:
+        DataError: any code of the table in ``docs/data.md``.
+    """
+    ds = read_dataset(file, pixels=True)
+    with guard("header", file):
+        check_flat(ds, file)
+    return next(_pictures(ds, file, [0]))
+
+
+def read_frames(file: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
+    """Some frames of a clip, numbered from 0, one by one and each as ``read_image`` gives it.
+
+    Raises:
+        DataError: any code of the table in ``docs/data.md``.
+    """
+    return _pictures(read_dataset(file, pixels=True), file, frames)
+
+
+def _pictures(ds: Dataset, file: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
+    with guard("header", file):
+        check_pixels(ds, file)
+        scales = [rescale(ds, file, frame) for frame in frames]
+    with guard("pixels", file):
+        check_held(ds, file)
+    stored = iter_pixels(ds, indices=list(frames))
+    for scale in scales:
+        with guard("pixels", file):
+            picture = _picture(ds, next(stored), *scale)
+        yield picture
+
+
+def _picture(ds: Dataset, stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    if not is_colour(ds):
+        return values(ds, stored, slope, intercept)
+    bits = int(ds.BitsStored)
+    if ds.PhotometricInterpretation == "PALETTE COLOR":
+        stored = apply_color_lut(stored, ds)
+        bits = 8 * stored.dtype.itemsize
+    return np.asarray(stored[..., :3], dtype=np.float32) * np.float32(255 / (2**bits - 1))
+
+
+def check_held(ds: Dataset, where: Path) -> None:
+    """Raises DataError (``no_pixels``) where an image object holds no image."""
+    if "PixelData" not in ds and "FloatPixelData" not in ds and "DoubleFloatPixelData" not in ds:
+        raise DataError("no_pixels", "the file holds no pixel data: export it again", str(where))
+
+
+def values(ds: Dataset, stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """float32 of what a grey image means: more is brighter, rescaled or through its look-up table."""
+    if ds.PhotometricInterpretation == "MONOCHROME1" and stored.dtype.kind in "iu":
+        low, high = (-1, 0) if ds.PixelRepresentation else (0, 2 ** int(ds.BitsStored) - 1)
+        stored = low + high - stored.astype(np.int64)
+    if "ModalityLUTSequence" in ds:
+        return np.asarray(apply_modality_lut(stored, ds), dtype=np.float32)
+    return (stored * slope + intercept).astype(np.float32)

@@ -1,0 +1,123 @@
+"""The source of videos: multi-frame DICOM and video files, cut into clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from volssl.data.cache import CachedSource
+from volssl.data.cache_build import build_cache
+from volssl.data.cache_file import Spacing
+from volssl.data.count import VIDEOS
+from volssl.data.dicom_pixels import read_frames
+from volssl.data.door import Found, holds_dicom, kind_of
+from volssl.data.fingerprint import stamp
+from volssl.data.header import is_image, read_dataset
+from volssl.data.items import Report, Size
+from volssl.data.listing import Listed, listing_by
+from volssl.data.picture import flat
+from volssl.data.preflight import check_shape, guard
+from volssl.data.recipe import Entry
+from volssl.data.survey import Seen, one_per_file, survey
+from volssl.data.video_config import VideoConfig
+from volssl.errors import DataError
+
+FORMAT = 1  # raise it when frames are counted in another way
+
+
+def build(config: VideoConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+    """Find the videos that ``config.root`` names, count their frames, and make and cache every clip.
+
+    Raises:
+        ConfigError: there are videos that are no DICOM, and PyAV is not installed.
+        DataError: nothing found, or more than ``max_bad`` of the items are unreadable.
+    """
+    what = f"video ({', '.join(sorted(VIDEOS))}, or DICOM of several frames)"
+    listed, bad = listing_by(config.root, partial(one_per_file, kind="video", wanted=_is_video, what=what))
+    if any(_by_name(one.found.files[0]) for one in listed):
+        config.require()
+    settings = json.dumps(["video", FORMAT])
+    seen = survey([one.found for one in listed], _look, settings, config.cache, workers=workers, report=report)
+    counted = zip(listed, seen, strict=True)
+    entries = [entry for one, s in counted if isinstance(s, Seen) for entry in _clips(config, region, one, s)]
+    left_out = [*bad, *(s for s in seen if isinstance(s, DataError))]
+    return build_cache(entries, partial(_read, config), config, region, workers=workers, report=report, bad=left_out)
+
+
+def _by_name(path: Path) -> bool:
+    return path.suffix.lower() in VIDEOS
+
+
+def _is_video(path: Path) -> bool:
+    """By name, or a DICOM image of several frames; of one frame it is a still, and none of our business."""
+    if _by_name(path):
+        return True
+    if kind_of(path) != "dicom" or not holds_dicom(path):
+        return False
+    ds = read_dataset(path)
+    with guard("header", path):
+        return is_image(ds) and int(ds.get("NumberOfFrames") or 1) > 1
+
+
+def _look(found: Found) -> tuple[Tensor, Spacing]:
+    """How many frames it has.
+
+    Raises:
+        DataError: it cannot be read to its end.
+    """
+    path = found.files[0]
+    if _by_name(path):
+        from volssl.data.video_file import count
+
+        return torch.tensor(count(path)), ()
+    frames = int(read_dataset(path).NumberOfFrames)
+    next(read_frames(path, [frames - 1]))
+    return torch.tensor(frames), ()
+
+
+def _clips(config: VideoConfig, region: Size, one: Listed, seen: Seen) -> Iterator[Entry]:
+    """An entry per clip, called by its first frame; its frames are those of the part."""
+    total = int(seen.values)
+    for first in starts(total, region[0], config.stride, config.clips):
+        frames = range(first, total, config.stride)[: region[0]]
+        part = replace(one.found, frames=tuple((0, frame) for frame in frames))
+        yield Entry(f"{one.found.id}@{first:0{max(4, len(str(total - 1)))}}", (part,), label=one.label)
+
+
+def starts(total: int, frames: int, stride: int, clips: int | str) -> list[int]:
+    """The first frames of the clips of a video of ``total`` frames.
+
+    The possible first frames are cut into ``clips`` equal parts, and each gives its middle. A video too short for
+    one clip gives one that starts at 0.
+    """
+    possible = max(total - (frames - 1) * stride, 1)
+    if clips == "all":
+        return list(range(0, possible, frames * stride))
+    assert isinstance(clips, int)
+    return sorted({(2 * k + 1) * possible // (2 * clips) for k in range(clips)})
+
+
+def _read(config: VideoConfig, entry: Entry) -> MetaTensor:
+    """(C, frames, rows, columns) of voxels of 1 mm."""
+    part = entry.parts[0]
+    path, wanted = part.files[0], [frame for _, frame in part.frames]
+    with guard("unreadable", entry.id):
+        if _by_name(path):
+            from volssl.data.video_file import read
+
+            frames = read(path, stamp([path]).digest, wanted)
+        else:
+            frames = read_frames(path, wanted)
+        pictures = []
+        for frame in frames:
+            check_shape((len(wanted), *frame.shape), entry.id)
+            pictures.append(flat(frame.astype(np.float32), config, entry.id).as_tensor())
+        return MetaTensor(torch.stack(pictures, dim=1), affine=torch.eye(4, dtype=torch.float64))
