@@ -11,17 +11,24 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import nn
 
 import volssl
+from volssl.data import DataConfig, VolumeConfig
+from volssl.data.image_config import Colour, ImageConfig
+from volssl.data.items import Window
+from volssl.data.mixture_config import MixtureConfig
 from volssl.errors import DataError
 from volssl.evaluation import encoder as encoder_file
 from volssl.evaluation.card import Card
 from volssl.evaluation.encoder import build_network, load_encoder, random_encoder, save_encoder
+from volssl.models import ResNetConfig
 from volssl.views.views import whole
 
 
@@ -247,3 +254,93 @@ def test_safetensors_only(folder: Path) -> None:
     """Tensors and plain JSON: what is on disk reads back without this package."""
     assert safetensors.torch.load_file(folder / "model.safetensors")
     assert json.loads((folder / "card.json").read_text())["format"] == 1
+
+
+def flat_card(data: DataConfig, channels: int = 1) -> Card:
+    """A ResNet-10 on 24 x 24, seen as 16 x 16."""
+    backbone = ResNetConfig(dims=2, depth=10, stem="small", norm="batch", width=4)
+    return Card(
+        backbone=backbone, channels=channels, region=(24, 24), size=(16, 16), data=data, method="byol", step=7, seed=3
+    )
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A grey picture, one in colour, an archive of three."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(rng.integers(0, 256, (30, 40), np.uint8)).save(folder / "grey.png")
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(folder / "colour.png")
+    np.savez(folder / "some.npz", val_images=rng.integers(0, 256, (3, 24, 24), np.uint8), val_labels=np.arange(3))
+    return folder
+
+
+@pytest.mark.parametrize(("colour", "channels", "name"), [("grey", 1, "grey.png"), ("rgb", 3, "colour.png")])
+def test_a_picture_and_its_array_are_what_training_saw(
+    colour: Colour, channels: int, name: str, pictures: Path, tmp_path: Path
+) -> None:
+    """Rows x columns, with three colours in front or behind; a card that went through JSON does the same."""
+    card = flat_card(ImageConfig(root="/secret/patients", colour=colour), channels)
+    save_encoder(tmp_path / "encoder", build_network(card, seed=1), card)
+    encoder = load_encoder(tmp_path / "encoder")
+    config = ImageConfig(root=str(pictures / name), colour=colour, cache=str(tmp_path / "cache"))
+    expected = whole(config.build(card.region)[0].image[None], card.size)[0]
+    array = np.array(Image.open(pictures / name))
+    assert torch.equal(encoder.preprocess(pictures / name), expected)
+    assert torch.equal(encoder.preprocess(array), expected)
+    assert torch.equal(encoder.preprocess(np.moveaxis(array, -1, 0) if channels == 3 else array[None]), expected)
+    assert encoder(expected[None]).pooled.shape == (1, encoder.width)
+
+
+def test_arrays_that_are_no_picture_are_one_line(card: Card) -> None:
+    """A stack, fractions where bytes are meant, colour for a grey encoder; a picture for an encoder of volumes."""
+    grey = random_encoder(flat_card(ImageConfig(root="")), 0)
+    colour = random_encoder(flat_card(ImageConfig(root="", colour="rgb"), 3), 0)
+    noise = np.random.default_rng(0).random((24, 24, 3))
+    with pytest.raises(DataError, match=r"rows x columns are wanted"):
+        grey.preprocess(np.zeros((8, 24, 24)))
+    with pytest.raises(DataError, match="multiply by 255"):
+        colour.preprocess(noise)
+    with pytest.raises(DataError, match=r"set data\.colour to rgb"):
+        grey.preprocess(noise)
+    with pytest.raises(DataError, match="channels are wanted, in front"):
+        random_encoder(card, 0).preprocess(np.zeros((24, 24)))
+
+
+def test_an_encoder_of_images_goes_to_work_on_other_images(pictures: Path, tmp_path: Path) -> None:
+    """All of an archive, whichever split it was trained on; never on stacks of slices."""
+    card = flat_card(ImageConfig(root="x.npz", split="train", label_column=0, fit="crop"))
+    source = card.source(str(pictures / "some.npz"), str(tmp_path / "cache"))
+    assert isinstance(source, ImageConfig)
+    assert (source.split, source.label_column, source.fit, source.max_bad) == ("all", 0, "crop", 0.0)
+    assert card.pictures("tiles", "").split is None
+    with pytest.raises(DataError, match="takes 2D images"):
+        card.stacks("stacks", "")
+
+
+def test_an_encoder_of_slices_takes_pictures_and_reads_volumes(pictures: Path, tmp_path: Path) -> None:
+    window = Window(centre=50, width=400)
+    card = flat_card(VolumeConfig(root="scans", slices=4, intensity=window, orientation="SPL", fit="resize"))
+    made = card.pictures("tiles", "")
+    assert (made.colour, made.intensity, made.fit, made.dims) == ("grey", window, "resize", 2)
+    assert random_encoder(card, 0).preprocess(pictures / "grey.png").shape == (1, 16, 16)
+    source = card.source("scans", "")
+    assert isinstance(source, VolumeConfig)
+    assert (source.slices, source.orientation, source.region) == (4, "SPL", (24, 24))
+    affine = np.diag([1.0, 1, 1, 1])
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((24, 24, 9)), affine), tmp_path / "scan.nii")
+    with pytest.raises(DataError, match=r"holds 4 items: .* card\.source"):
+        random_encoder(card, 0).preprocess(tmp_path / "scan.nii")
+
+
+def test_of_several_data_sets_one_is_named(pictures: Path) -> None:
+    """Where they are prepared alike there is nothing to name; no part's folder stays in the card."""
+    first, second = ImageConfig(root="/secret/a"), ImageConfig(root="/secret/b", fit="crop")
+    alike, unlike = (flat_card(MixtureConfig(parts=(first, other), root="/secret")) for other in (first, second))
+    assert "secret" not in unlike.model_dump_json()
+    assert alike.pictures("x", "").fit == "resize"
+    with pytest.raises(DataError, match=r"card\.part\(i\)\), i of 0 \(image\), 1 \(image\)"):
+        random_encoder(unlike, 0).preprocess(pictures / "grey.png")
+    assert unlike.part(1).pictures("x", "").fit == "crop"
+    assert random_encoder(unlike.part(1), 0).preprocess(pictures / "grey.png").shape == (1, 16, 16)

@@ -42,8 +42,7 @@ def as_picture(array: NDArray[np.generic]) -> np.ndarray:
     """float32 (rows, columns) or (rows, columns, 3) of an array that has its one or three channels at either end.
 
     Raises:
-        DataError: ``dims`` where it has other axes or both ends may be channels; ``range`` where its numbers are
-            fractions of colours.
+        DataError: ``dims`` where it has other axes, or both ends may be the channels.
     """
     pixels = np.asarray(array, dtype=np.float32)
     if pixels.ndim == 3 and (pixels.shape[0] in (1, 3)) != (pixels.shape[2] in (1, 3)):

@@ -31,8 +31,8 @@ class Card(Schema):
     """Everything that is needed to build an encoder again and to feed it as it was fed.
 
     backbone, channels: the network. region: the shape of a preprocessed item; size: of what the network sees
-    (both slices x rows x columns, or rows x columns). data: the preprocessing; folders are forgotten, whoever makes the card.
-    method, step, seed, fingerprint: how it was trained. versions, sha256 (of the weights): written by
+    (both slices x rows x columns, or rows x columns). data: the preprocessing; folders are forgotten, whoever makes
+    the card. method, step, seed, fingerprint: how it was trained. versions, sha256 (of the weights): written by
     ``save_encoder``.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from volssl.data import Volumes
 from volssl.errors import ConfigError, DataError
 from volssl.evaluation import ACLTearConfig
 from volssl.evaluation.card import Card
@@ -65,7 +66,8 @@ class Cohort:
         key = f"{split} {plane} {card.data.model_dump_json()} {card.region}"
         if key not in self._sources:
             self.report(f"reading {split}/{plane}")
-            if card.data.spacing or card.data.orientation:
+            own = card.preprocessing
+            if isinstance(own, Volumes) and (own.spacing or own.orientation):
                 self.note(NO_MM)
             ids = (self.train if split == "train" else self.test).ids
             self._sources[key] = open_plane(

@@ -18,6 +18,11 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from volssl.data import Volumes
+from volssl.data.door import kind_of
+from volssl.data.image_config import BYTES, ImageConfig
+from volssl.data.items import Items
+from volssl.data.picture import as_picture, flat
 from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
 from volssl.evaluation.card import Card
@@ -54,8 +59,10 @@ class Encoder(nn.Module):
         """One study as training would have shown it whole: float32 (C, *size); batched, ``forward`` takes it.
 
         Args:
-            study: a file or a folder that holds one item, or an array of slices x rows x columns, with the
-                channels in front if there are several.
+            study: a file or a folder that holds one item, or an array of what the encoder takes: slices x rows x
+                columns, with the channels in front if there are several; or rows x columns, with the three
+                colours in front or behind. A picture may be given to any encoder of flat images; where it was
+                trained on slices of volumes, the picture alone takes the volume's place when it is scaled.
 
         Raises:
             DataError: it cannot be read, is not one item, or is an array although the preprocessing needs
@@ -65,27 +72,45 @@ class Encoder(nn.Module):
         return whole(image[None], self.card.size)[0]
 
     def _from_path(self, path: Path) -> Tensor:
+        flat_image = self.card.dims == 2 and kind_of(path) == "images"
         with TemporaryDirectory() as cache:
-            source = self.card.source(str(path), cache).build(self.card.region)
+            config = self.card.pictures(str(path), cache) if flat_image else self.card.source(str(path), cache)
+            source = config.build(self.card.region)
             if len(source) != 1:
-                raise DataError("not_one_volume", f"holds {len(source)} items: give the path of one", str(path))
+                what = f"holds {len(source)} items: give the path of one, or read all by card.source"
+                raise DataError("not_one_volume", what, str(path))
             return source[0].image
 
     def _from_array(self, array: NDArray[np.generic]) -> Tensor:
-        data = self.card.data
-        if data.spacing is not None or data.orientation is not None:
+        data = self.card.pictures("", "") if self.card.dims == 2 else self.card.preprocessing
+        if isinstance(data, Volumes) and (data.spacing is not None or data.orientation is not None):
             raise DataError(
                 "no_geometry",
                 "an array has no millimetres or orientation, which this encoder wants: give a file",
             )
+        if not isinstance(data, Items):
+            raise DataError("encoder", f"an encoder of {data.name} takes no arrays: give a file")
+        given = _picture(array, data) if isinstance(data, ImageConfig) else self._volume(array)
+        image, _ = preprocess(data, self.card.region)(given)
+        return image.to(getattr(torch, data.cache_dtype)).float()  # rounded as the cache rounds
+
+    def _volume(self, array: NDArray[np.generic]) -> MetaTensor:
+        """(C, slices, rows, columns) of 1 mm."""
         volume = torch.from_numpy(array.astype(np.float32))
-        volume = volume[None] if volume.ndim == len(self.card.size) else volume
-        if len(volume) != self.card.channels or volume.ndim != 1 + len(self.card.size):
+        volume = volume[None] if volume.ndim == self.card.dims else volume
+        if len(volume) != self.card.channels or volume.ndim != 1 + self.card.dims:
             raise DataError(
                 "dims", f"an array of shape {array.shape}: {self.card.channels} channels are wanted, in front"
             )
-        image, _ = preprocess(data, self.card.region)(MetaTensor(volume, affine=torch.eye(4, dtype=torch.float64)))
-        return image.to(getattr(torch, data.cache_dtype)).float()  # rounded as the cache rounds
+        return MetaTensor(volume, affine=torch.eye(4, dtype=torch.float64))
+
+
+def _picture(array: NDArray[np.generic], data: ImageConfig) -> MetaTensor:
+    """(C, rows, columns)."""
+    pixels = as_picture(array)
+    if data.intensity == BYTES and array.dtype.kind == "f" and pixels.max() <= 1:
+        raise DataError("range", "fractions up to 1, where the encoder was trained on bytes: multiply by 255")
+    return flat(pixels, data, "")
 
 
 def save_encoder(folder: str | Path, encoder: nn.Module, card: Card) -> None:
