@@ -33,15 +33,15 @@ from volssl.config import Run
 from volssl.evaluation.encoder import CARD, Encoder, load_encoder, random_encoder
 from volssl.evaluation.features import extract
 from volssl.evaluation.linear import linear_probe
-from volssl.evaluation.probe import Scores, Worth, cross_fit, measure
-from volssl.evaluation.splits import Groups, subset
+from volssl.evaluation.probe import Scores, Worth, measure
+from volssl.evaluation.splits import Groups, folds, subset
 from volssl.evaluation.statistics import Estimate, Floats, Ints
 from volssl.run import ENCODER, train
 
 Line = dict[str, Any]
 ALL, TENTH = "all labels", "10 % of the labels"
 PRETRAINED, RANDOM = "pre-trained", "random"
-CORES, MINUTES = 2, 5.0
+CORES, MINUTES, THIRDS = 2, 5.0, 3
 COLUMNS = ("seeds", "pre-trained", "random", "difference", "of each seed", "so it is")
 BATCH = 64  # items whose features are computed at once
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"  # every component of it is replaced
@@ -58,20 +58,42 @@ class Examined:
 
 @dataclass(frozen=True)
 class Images:
-    """How an encoder is examined on a data set, and how that is told."""
+    """How an encoder is examined on a data set, and how that is told.
+
+    thirds: whether each seed has another third of the patients held out, so that its rows are its own.
+    """
 
     examine: Callable[[Encoder, Run], Examined]
     told: str
+    thirds: bool = False
+
+
+def hold_out(table: Path, folder: Path, seed: int) -> Path:
+    """Write ``train.csv`` and ``test.csv``, the latter of one of three stratified thirds of the patients."""
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    classes, patients = (np.array([row[key] for row in rows]) for key in ("label", "patient"))
+    train, test = folds(np.unique(classes, return_inverse=True)[1], patients, THIRDS, 0)[seed % THIRDS]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, chosen in (("train.csv", train), ("test.csv", test)):
+        lines = [(os.path.relpath(table.parent / rows[i]["path"], folder), classes[i], patients[i]) for i in chosen]
+        text = "".join(f"{','.join(line)}\n" for line in [("path", "label", "patient"), *lines])
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "train.csv"
 
 
 def by_patient(encoder: Encoder, run: Run) -> Examined:
-    """Each tile is scored once, by a probe that has seen none of its patient's."""
-    source = run.data.build(run.region)
-    with Path(run.data.root).open(newline="", encoding="utf-8") as table:
-        patient = {row["path"]: row["patient"] for row in csv.DictReader(table)}
-    y, patients = np.array(source.labels), np.array([patient[item] for item in source.ids])
-    features = extract(encoder, source, batch=BATCH).astype(np.float64)
-    return Examined(y, patients, {ALL: cross_fit(features, y, groups=patients, seed=run.seed)})
+    """The tiles of the patients that neither pre-training nor the probe has seen."""
+    x, y, patients = {}, {}, {}
+    for split in ("train", "test"):
+        table = Path(run.data.root).with_name(f"{split}.csv")
+        source = run.data.model_copy(update={"root": str(table)}).build(run.region)
+        patient = {
+            row["path"]: row["patient"] for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())
+        }
+        x[split], y[split] = extract(encoder, source, batch=BATCH).astype(np.float64), np.array(source.labels)
+        patients[split] = np.array([patient[item] for item in source.ids])
+    found = linear_probe(x["train"], y["train"], x["test"], groups=patients["train"], seed=run.seed)
+    return Examined(y["test"], patients["test"], {ALL: Scores(found.scores)})
 
 
 def by_split(encoder: Encoder, run: Run) -> Examined:
@@ -91,8 +113,9 @@ def by_split(encoder: Encoder, run: Run) -> Examined:
 DATA = {
     "lc25000_lung": Images(
         by_patient,
-        "lung tiles, 3 classes, macro AUROC of one class against the rest; five folds by patient, every tile "
-        "scored once; pre-training sees all tiles without labels; intervals over patients",
+        "lung tiles, 3 classes, macro AUROC of one class against the rest. Each seed has another third of the patients "
+        "held out, from pre-training and probe alike, so that each tile is scored once; intervals over patients",
+        thirds=True,
     ),
     "pneumoniamnist": Images(
         by_split,
@@ -160,9 +183,8 @@ def line(data: str, method: str, run: Run, key: str, seconds: float) -> Line:
         encoder: {name: {told: _packed(s) for told, s in one.scores.items()} for name, one in pair.items()}
         for encoder, pair in found.items()
     }
-    patients = np.unique(rows.patients, return_inverse=True)[1]
     told = {"data": data, "method": method, "seed": run.seed, "key": key, "steps": run.loop.steps, "seconds": seconds}
-    return {**told, "y": rows.y.tolist(), "patients": patients.tolist(), "scores": scores}
+    return {**told, "y": rows.y.tolist(), "patients": rows.patients.tolist(), "scores": scores}
 
 
 def _packed(scores: Scores) -> Line:
@@ -203,7 +225,8 @@ def tables(lines: list[Line], resamples: int = 1000) -> Iterator[str]:
     """Markdown: for each data set and number of labels, a row per method and encoder, means over seeds."""
     for data in dict.fromkeys(entry["data"] for entry in lines):
         here = [entry for entry in lines if entry["data"] == data]
-        yield f"`{data}`: {len(here[0]['y'])} {DATA[data].told}."
+        rows = {entry["seed"]: len(entry["y"]) for entry in here}
+        yield f"`{data}`: {sum(rows.values()) if DATA[data].thirds else max(rows.values())} {DATA[data].told}."
         for labels in next(iter(here[0]["scores"].values()))[PRETRAINED]:
             head = (f"{data}, {labels}", "steps", "minutes", *COLUMNS)
             yield f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}"
@@ -213,21 +236,32 @@ def tables(lines: list[Line], resamples: int = 1000) -> Iterator[str]:
 
 
 def _rows(runs: list[Line], labels: str, resamples: int) -> Iterator[str]:
-    y, patients = np.array(runs[0]["y"]), np.array(runs[0]["patients"])
     minutes = mean(run["seconds"] for run in runs) / 60 / CORES
-    for encoder, pair in runs[0]["scores"].items():
-        scores = {name: [_unpacked(run["scores"][encoder][name][labels]) for run in runs] for name in pair}
-        worth = measure(scores, y, groups=patients, resamples=resamples)
+    for encoder in runs[0]["scores"]:
         name = runs[0]["method"] if len(runs[0]["scores"]) == 1 else f"{runs[0]['method']} ({encoder})"
-        yield f"| {name} | {runs[0]['steps']} | {minutes:.1f} | {len(runs)} | {_compared(worth)} |"
+        compared = _compared(runs, encoder, labels, resamples)
+        yield f"| {name} | {runs[0]['steps']} | {minutes:.1f} | {len(runs)} | {compared} |"
 
 
-def _compared(worth: Worth) -> str:
+def _compared(runs: list[Line], encoder: str, labels: str, resamples: int) -> str:
+    worth = _worth(runs, encoder, labels, resamples)
     gain = worth.difference(PRETRAINED, RANDOM)
-    each = (worth.values[PRETRAINED]["auc"] - worth.values[RANDOM]["auc"])[:, 0]
+    alone = [_worth([run], encoder, labels, 2).difference(PRETRAINED, RANDOM).value for run in runs]
     verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "within noise"
     numbers = [_with_interval(worth.estimate(name), "") for name in (PRETRAINED, RANDOM)]
-    return " | ".join([*numbers, _with_interval(gain, "+"), " ".join(f"{value:+.3f}" for value in each), verdict])
+    return " | ".join([*numbers, _with_interval(gain, "+"), " ".join(f"{value:+.3f}" for value in alone), verdict])
+
+
+def _worth(runs: list[Line], encoder: str, labels: str, resamples: int) -> Worth:
+    """Seeds on the same rows count as seeds; where each has rows of its own, they count as folds of one whole."""
+    scores = {name: [_unpacked(run["scores"][encoder][name][labels]) for run in runs] for name in (PRETRAINED, RANDOM)}
+    if DATA[runs[0]["data"]].thirds:
+        fold = np.repeat(np.arange(len(runs)), [len(run["y"]) for run in runs])
+        scores = {name: [Scores(np.concatenate([s.score for s in each]), fold)] for name, each in scores.items()}
+        rows = [np.concatenate([run[key] for run in runs]) for key in ("y", "patients")]
+    else:
+        rows = [np.array(runs[0][key]) for key in ("y", "patients")]
+    return measure(scores, rows[0], groups=rows[1], resamples=resamples)
 
 
 def _with_interval(e: Estimate, sign: str) -> str:
@@ -273,6 +307,9 @@ def _one(data: str, method: str, seed: int, args: argparse.Namespace) -> Line | 
     given, results = overrides(data, method, seed, args.minutes, args.images), args.output / "results.jsonl"
     key = f"{data}-{method}-{seed}-{digest(given)}"
     if key not in read(results) and not args.table:
+        if DATA[data].thirds:
+            table = hold_out(Path(given["data.root"]), args.output / data / f"third-{seed % THIRDS}", seed)
+            given = {**given, "data.root": str(table)}
         run = build(given, args.output / data / f"{method}-{seed}-{digest(given)}")
         append(results, line(data, method, run, key, pretrain(run)))
     return read(results).get(key)

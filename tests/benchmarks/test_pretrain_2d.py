@@ -11,7 +11,19 @@ import pytest
 from PIL import Image
 
 from benchmarks import pretrain_2d
-from benchmarks.pretrain_2d import ALL, PRETRAINED, RANDOM, append, build, digest, overrides, read, tables, wanted
+from benchmarks.pretrain_2d import (
+    ALL,
+    PRETRAINED,
+    RANDOM,
+    append,
+    build,
+    digest,
+    hold_out,
+    overrides,
+    read,
+    tables,
+    wanted,
+)
 
 
 @pytest.fixture
@@ -58,6 +70,24 @@ def main(images: Path, *arguments: str) -> None:
     pretrain_2d.main([*given, "--images", str(images), "--output", str(images.parent / "out"), *arguments])
 
 
+def held_out(images: Path, seed: int = 0) -> set[int]:
+    """The patients whose tiles are tested."""
+    train = hold_out(images / "lc25000_lung" / "labels.csv", images.parent / f"third-{seed}", seed)
+    patients = {
+        name: {int(line.rpartition(",p")[2]) for line in train.with_name(name).read_text().splitlines()[1:]}
+        for name in ("train.csv", "test.csv")
+    }
+    assert patients["train.csv"] | patients["test.csv"] == set(range(9))
+    assert not patients["train.csv"] & patients["test.csv"]
+    return patients["test.csv"]
+
+
+def test_three_seeds_hold_every_patient_out_once(images: Path) -> None:
+    thirds = [held_out(images, seed) for seed in range(3)]
+    assert sum(len(third) for third in thirds) == len(set.union(*thirds)) == 9
+    assert all({patient % 3 for patient in third} == {0, 1, 2} for third in thirds)
+
+
 @pytest.mark.usefixtures("small")
 def test_from_images_to_table_once(
     images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -68,11 +98,11 @@ def test_from_images_to_table_once(
     assert first.count("| byol | 2 |") == 3  # tiles, radiographs, radiographs with a tenth of the labels
     lines = read(images.parent / "out" / "results.jsonl")
     lung = next(line for line in lines.values() if line["data"] == "lc25000_lung")
-    assert np.bincount(lung["patients"]).tolist() == [2] * 9
-    assert lung["y"] == [patient % 3 for patient in range(9) for _ in range(2)]
+    assert sorted(lung["patients"]) == sorted([f"p{patient}" for patient in held_out(images) for _ in range(2)])
+    assert sorted(lung["y"]) == [0, 0, 1, 1, 2, 2]
     assert {name: scores[ALL]["shape"] for name, scores in lung["scores"]["encoder"].items()} == {
-        PRETRAINED: [18, 3],
-        RANDOM: [18, 3],
+        PRETRAINED: [6, 3],
+        RANDOM: [6, 3],
     }
     monkeypatch.setattr(pretrain_2d, "train", lambda _run: pytest.fail("trained again"))
     main(images)
