@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 from pydicom import Dataset
@@ -18,6 +21,7 @@ from volssl.data.cache import CachedSource
 from volssl.data.count import count
 from volssl.data.image_config import BYTES, ImageConfig
 from volssl.data.items import Keep, Percentile, Window
+from volssl.data.picture import in_colour, read_picture
 from volssl.errors import DataError
 
 REGION = (3, 4)
@@ -213,21 +217,146 @@ def test_a_split_is_of_an_archive() -> None:
 
 
 def test_real_sets(shared_data: Path, tmp_path: Path) -> None:
-    """746 tiles of three classes in colour; 524 radiographs; 1500 pictures of which 8 are blank."""
+    """94 tiles of three classes in colour; 524 radiographs; 250 heads, of which 8 are blank."""
     folder = shared_data / "images"
     if not folder.is_dir():
         pytest.skip("images is not here")
 
-    def make(root: str, region: tuple[int, int], **fields: Any) -> CachedSource:
-        return ImageConfig(root=str(folder / root), cache=str(tmp_path), **fields).build(region)
+    def make(root: Path, region: tuple[int, int], **fields: Any) -> CachedSource:
+        return ImageConfig(root=str(root), cache=str(tmp_path / "cache"), **fields).build(region)
 
-    slides = make("lc25000_lung/labels.csv", (32, 32), colour="rgb")
-    assert (len(slides), set(slides.labels), slides[0].image.shape) == (746, {0, 1, 2}, (3, 32, 32))
-    chests = make("pneumoniamnist/pneumoniamnist.npz", (28, 28), split="val")
-    assert (len(chests), set(chests.labels)) == (524, {0, 1})
-    mednist = make("mednist/labels.csv", (64, 64))
-    assert (len(mednist), len(mednist.bad), len(set(mednist.labels))) == (1492, 8, 6)
-    assert {error.code for error in mednist.bad} == {"constant"}
+    head, *table = (folder / "lc25000_lung" / "labels.csv").read_text().splitlines()
+    rows = [f"{folder / 'lc25000_lung'}/{row}" for row in table[::8]]
+    (tmp_path / "labels.csv").write_text("\n".join([head, *rows]))
+    slides = make(tmp_path / "labels.csv", (32, 32), colour="rgb")
+    assert (len(slides), set(slides.labels), slides[0].image.shape) == (94, {0, 1, 2}, (3, 32, 32))
+    chests = make(folder / "pneumoniamnist" / "pneumoniamnist.npz", (28, 28), split="val")
+    assert (len(chests), chests.labels.count(0), chests.labels.count(1)) == (524, 135, 389)
+    heads = make(folder / "mednist" / "HeadCT", (64, 64), max_bad=0.1)
+    assert (len(heads), len(heads.bad)) == (242, 8)
+    assert {error.code for error in heads.bad} == {"constant"}
+
+
+FORMS = {
+    "1": ([0, 0, 255, 0], False),
+    "L": ([0, 100, 200, 50], False),
+    "LA": ([0, 100, 200, 50], False),
+    "I;16": ([0, 300, 40000, 65535], False),
+    "F": ([-1.5, 0.25, 3e5, 2], False),
+    "P": ([10, 20, 30, 10, 20, 30, 40, 50, 60, 10, 20, 30], True),
+    "RGB": ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], True),
+    "RGBA": ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], True),
+}
+
+
+def picture(mode: str) -> Image.Image:
+    """2 x 2 pixels of ``FORMS``; alpha hides half of them."""
+    values, colour = FORMS[mode]
+    if mode == "P":
+        image = Image.fromarray(np.array([[0, 0], [1, 0]], np.uint8), mode="P")
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        return image
+    shape = (2, 2, 3) if colour else (2, 2)
+    dtype = {"I;16": np.uint16, "F": np.float32}.get(mode, np.uint8)
+    image = Image.fromarray(np.array(values, dtype).reshape(shape))
+    if mode in ("LA", "RGBA"):
+        image.putalpha(Image.fromarray(np.array([[0, 255], [0, 128]], np.uint8)))
+    return image.convert("1") if mode == "1" else image
+
+
+@pytest.mark.parametrize("mode", FORMS)
+def test_pictures_of_every_mode_keep_their_numbers(mode: str, tmp_path: Path) -> None:
+    """Grey as stored (black and white is 0 and 255), palettes as their colours, alpha dropped."""
+    values, colour = FORMS[mode]
+    path = tmp_path / ("a.tif" if mode == "F" else "a.png")
+    picture(mode).save(path)
+    pixels = read_picture(path)
+    assert pixels.shape == ((2, 2, 3) if colour else (2, 2))
+    assert pixels.flatten().tolist() == values
+    grey = in_colour(pixels, "luma", "")
+    assert grey.shape == (1, 2, 2)
+    if colour:  # 0.299 R + 0.587 G + 0.114 B of the first pixel
+        assert grey[0, 0, 0] == pytest.approx(0.299 * values[0] + 0.587 * values[1] + 0.114 * values[2])
+        with pytest.raises(DataError, match=r"a colour picture: set data\.colour to rgb, or to luma"):
+            in_colour(pixels, "grey", "")
+    else:
+        assert np.array_equal(in_colour(pixels, "rgb", ""), np.stack([pixels] * 3))
+
+
+@given(st.integers(0, 2**31), st.sampled_from([np.uint8, np.uint16]), st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_what_is_saved_is_what_is_read(seed: int, dtype: type[np.unsignedinteger[Any]], shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    with TemporaryDirectory() as folder:
+        assert np.array_equal(read_picture(save(Path(folder, "a.png"), pixels)), pixels)
+
+
+def test_grey_saved_in_colour_is_grey() -> None:
+    """Equal channels lose nothing; one pixel that differs by one is colour."""
+    pixels = np.repeat(numbers(0)[..., None], 3, axis=2)
+    assert np.array_equal(in_colour(pixels, "grey", "")[0], pixels[..., 0])
+    pixels[0, 0, 2] ^= 1
+    with pytest.raises(DataError, match="colour"):
+        in_colour(pixels, "grey", "")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_a_camera_held_upright_is_turned(suffix: str, tmp_path: Path) -> None:
+    """EXIF orientation 6: the first row is the right side, so [[a, b]] is shown as [[a], [b]]."""
+    image = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 8, axis=0).repeat(8, axis=1))
+    exif = Image.Exif()
+    exif[274] = 6
+    image.save(tmp_path / f"a.{suffix}", exif=exif)
+    pixels = read_picture(tmp_path / f"a.{suffix}")
+    assert pixels.shape == (16, 8)
+    assert (pixels[:8] < 10).all()
+    assert (pixels[8:] > 245).all()
+
+
+def test_what_is_no_single_picture_is_refused(tmp_path: Path) -> None:
+    """Two pages; a text file called .png; a real one cut short; another format under a name that is read."""
+    one = Image.fromarray(numbers(0))
+    one.save(tmp_path / "pages.tif", save_all=True, append_images=[one])
+    (tmp_path / "text.png").write_text("nothing of the kind")
+    (tmp_path / "cut.png").write_bytes(save(tmp_path / "whole.png", numbers(0, (64, 64))).read_bytes()[:200])
+    one.save(tmp_path / "gif.png", format="GIF")
+    for name, code in (("pages.tif", "dims"), ("text.png", "image"), ("cut.png", "image"), ("gif.png", "image")):
+        with pytest.raises(DataError) as caught:
+            read_picture(tmp_path / name)
+        assert caught.value.code == code
+
+
+def test_numbers_beyond_bytes_do_not_pass_for_bytes(tmp_path: Path) -> None:
+    """A 16-bit picture in the window of colour would be white; percentiles asked for take it, thrice the same."""
+    deep = np.array([[0, 1000], [4000, 65535]], np.uint16)
+    save(tmp_path / "x" / "a.png", deep)
+    with pytest.raises(DataError, match="range: numbers up to 65535"):
+        build(tmp_path / "x", (2, 2), colour="rgb", intensity=BYTES)
+    image = build(tmp_path / "x", (2, 2), colour="rgb", intensity=Percentile(lower=0, upper=100))[0].image
+    assert torch.equal(image[0], (torch.from_numpy(deep.astype(np.float32)) / 65535).half().float())
+    assert torch.equal(image[0], image[1])
+    assert torch.equal(image[0], image[2])
+
+
+def test_one_flat_colour_is_an_image_and_none_that_varies_is_not(tmp_path: Path) -> None:
+    """Red is 200 everywhere, as on a stained tile; a blank tile shows nothing."""
+    tile = numbers(0, (*REGION, 3))
+    tile[..., 0] = 200
+    save(tmp_path / "x" / "a.png", tile)
+    save(tmp_path / "x" / "b.png", np.full((*REGION, 3), 200, np.uint8))
+    for intensity in (BYTES, Percentile()):
+        source = build(tmp_path / "x", colour="rgb", intensity=intensity, max_bad=0.5)
+        assert source.ids == ("a.png",)
+        assert source.bad[0].code == "constant"
+
+
+def test_a_picture_is_resized_unless_it_is_to_be_cropped(tmp_path: Path) -> None:
+    """Left half 0, right half 255, 4 x 8: all of it in 2 x 4, or its middle, of which the border is the middle."""
+    save(tmp_path / "x" / "a.png", np.repeat(np.array([[0, 255]], np.uint8), 4, axis=0).repeat(4, axis=1))
+    resized, cropped = (build(tmp_path / "x", (2, 4), fit=fit)[0].image[0] for fit in ("resize", "crop"))
+    assert cropped.tolist() == [[0, 0, 255, 255]] * 2
+    assert resized[:, 0].max() < 40
+    assert resized[:, -1].min() > 215
+    assert ImageConfig(root="x").fit == "resize"
 
 
 def test_a_grey_window_is_of_the_stored_numbers(tmp_path: Path) -> None:

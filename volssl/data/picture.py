@@ -28,7 +28,8 @@ def read_picture(file: Path) -> np.ndarray:
         DataError: ``image``, ``dims`` where it has several pages, ``too_large``, ...
     """
     check_regular(file)
-    with guard("image", file), Image.open(file, formats=FORMATS) as picture:
+    # Opened by name, an uncompressed TIFF that lies on its side is mapped into memory as if it stood: scrambled.
+    with guard("image", file), file.open("rb") as f, Image.open(f, formats=FORMATS) as picture:
         check_shape((picture.height, picture.width), str(file))
         if (pages := getattr(picture, "n_frames", 1)) != 1:
             raise DataError("dims", f"{pages} pages: save one picture per file", str(file))
