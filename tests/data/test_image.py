@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
-from pydicom import Dataset
 
-from tests.data.conftest import MakeSlice, SaveAll
 from volssl.data.cache import CachedSource
 from volssl.data.count import count
 from volssl.data.image_config import BYTES, ImageConfig
 from volssl.data.items import Keep, Percentile, Window
-from volssl.data.picture import in_colour, read_picture
 from volssl.errors import DataError
 
 REGION = (3, 4)
@@ -148,69 +142,6 @@ def test_colour_is_three_channels_of_one_window(tmp_path: Path) -> None:
     assert torch.equal(image, (torch.from_numpy(colour).permute(2, 0, 1).float() / 255).half().float())
 
 
-def radiograph(make_slice: MakeSlice, pixels: np.ndarray[Any, Any], **attributes: Any) -> Dataset:
-    """A CR image as scanners send them: no position, no orientation, an imager's pixel spacing."""
-    ds = make_slice(0.0, pixels=pixels, Modality="CR", ImagerPixelSpacing=[0.2, 0.2], **attributes)
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        delattr(ds, keyword)
-    return ds
-
-
-def test_monochrome1_is_inverted_within_its_stored_range(
-    tmp_path: Path, make_slice: MakeSlice, save_all: SaveAll
-) -> None:
-    """12 bits stored: 0 becomes 4095, 4095 becomes 0, 1000 becomes 3095; then times 0.5 minus 1000."""
-    stored = np.array([[0, 4095], [1000, 2000]], np.uint16)
-    plain, inverse = ({"PhotometricInterpretation": f"MONOCHROME{n}", "BitsStored": 12, "HighBit": 11} for n in (2, 1))
-    save_all(tmp_path / "x", [radiograph(make_slice, stored, **plain), radiograph(make_slice, stored, **inverse)])
-    source = build(tmp_path / "x", (2, 2), cache_dtype="float32")
-    values = [source[i].image.flatten().tolist() for i in range(2)]
-    assert sorted(values) == [[-1000, 1047.5, -500, 0], [1047.5, -1000, 547.5, 47.5]]
-    assert source[0].spacing == (1, 1)
-
-
-def test_dicom_in_colour(tmp_path: Path, make_slice: MakeSlice, save_all: SaveAll) -> None:
-    """YBR_FULL of (76, 85, 255) and (255, 128, 128) are red and white (C.7.6.3.1.2 of the standard), as RGB says."""
-    red = np.full((2, 2, 3), 255, np.uint8)
-    red[0] = (254, 0, 0)
-    encoded = np.full((2, 2, 3), (255, 128, 128), np.uint8)
-    encoded[0] = (76, 85, 255)
-    eight = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
-    made = []
-    for pixels, encoding in ((red, "RGB"), (encoded, "YBR_FULL")):
-        ds = radiograph(make_slice, np.zeros((2, 2), np.uint8), PhotometricInterpretation=encoding, **eight)
-        ds.PixelData = pixels.tobytes()
-        made.append(ds)
-    save_all(tmp_path / "x", made)
-    source = build(tmp_path / "x", (2, 2), colour="rgb", max_bad=0.0)
-    for i in range(2):
-        assert torch.equal(source[i].image, torch.from_numpy(red).permute(2, 0, 1).float())
-    with pytest.raises(DataError, match=r"set data\.colour to rgb, or to luma"):
-        build(tmp_path / "x", (2, 2))
-
-
-def test_a_series_of_slices_is_a_volume_and_a_lone_slice_an_image(
-    tmp_path: Path, make_slice: MakeSlice, save_all: SaveAll
-) -> None:
-    """A table that names the files makes images of the slices all the same."""
-    paths = save_all(tmp_path / "ct", [make_slice(d) for d in (0.0, 3.0, 6.0)])
-    with pytest.raises(DataError, match=r"3 slices of one series are a volume: use data\.name: volume") as caught:
-        build(tmp_path / "ct")
-    assert "\n" not in str(caught.value)
-    save_all(tmp_path / "lone", [make_slice(0.0)])
-    assert len(build(tmp_path / "lone")) == 1
-    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"ct/{p.name},1\n" for p in paths))
-    assert len(build(tmp_path / "labels.csv")) == 3
-
-
-def test_several_frames_are_a_clip(tmp_path: Path, make_slice: MakeSlice, save_all: SaveAll) -> None:
-    ds = radiograph(make_slice, np.zeros((2, 2), np.uint16), NumberOfFrames=3)
-    ds.PixelData = bytes(3 * 2 * 2 * 2)
-    save_all(tmp_path / "x", [ds])
-    with pytest.raises(DataError, match=r"kind: 3 frames, not one image: use data\.name: video"):
-        build(tmp_path / "x")
-
-
 def test_a_split_is_of_an_archive() -> None:
     with pytest.raises(ValidationError, match=r"split is of an \.npz"):
         ImageConfig(root="tiles", split="val")
@@ -235,94 +166,6 @@ def test_real_sets(shared_data: Path, tmp_path: Path) -> None:
     heads = make(folder / "mednist" / "HeadCT", (64, 64), max_bad=0.1)
     assert (len(heads), len(heads.bad)) == (242, 8)
     assert {error.code for error in heads.bad} == {"constant"}
-
-
-FORMS = {
-    "1": ([0, 0, 255, 0], False),
-    "L": ([0, 100, 200, 50], False),
-    "LA": ([0, 100, 200, 50], False),
-    "I;16": ([0, 300, 40000, 65535], False),
-    "F": ([-1.5, 0.25, 3e5, 2], False),
-    "P": ([10, 20, 30, 10, 20, 30, 40, 50, 60, 10, 20, 30], True),
-    "RGB": ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], True),
-    "RGBA": ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], True),
-}
-
-
-def picture(mode: str) -> Image.Image:
-    """2 x 2 pixels of ``FORMS``; alpha hides half of them."""
-    values, colour = FORMS[mode]
-    if mode == "P":
-        image = Image.fromarray(np.array([[0, 0], [1, 0]], np.uint8), mode="P")
-        image.putpalette([10, 20, 30, 40, 50, 60])
-        return image
-    shape = (2, 2, 3) if colour else (2, 2)
-    dtype = {"I;16": np.uint16, "F": np.float32}.get(mode, np.uint8)
-    image = Image.fromarray(np.array(values, dtype).reshape(shape))
-    if mode in ("LA", "RGBA"):
-        image.putalpha(Image.fromarray(np.array([[0, 255], [0, 128]], np.uint8)))
-    return image.convert("1") if mode == "1" else image
-
-
-@pytest.mark.parametrize("mode", FORMS)
-def test_pictures_of_every_mode_keep_their_numbers(mode: str, tmp_path: Path) -> None:
-    """Grey as stored (black and white is 0 and 255), palettes as their colours, alpha dropped."""
-    values, colour = FORMS[mode]
-    path = tmp_path / ("a.tif" if mode == "F" else "a.png")
-    picture(mode).save(path)
-    pixels = read_picture(path)
-    assert pixels.shape == ((2, 2, 3) if colour else (2, 2))
-    assert pixels.flatten().tolist() == values
-    grey = in_colour(pixels, "luma", "")
-    assert grey.shape == (1, 2, 2)
-    if colour:  # 0.299 R + 0.587 G + 0.114 B of the first pixel
-        assert grey[0, 0, 0] == pytest.approx(0.299 * values[0] + 0.587 * values[1] + 0.114 * values[2])
-        with pytest.raises(DataError, match=r"a colour picture: set data\.colour to rgb, or to luma"):
-            in_colour(pixels, "grey", "")
-    else:
-        assert np.array_equal(in_colour(pixels, "rgb", ""), np.stack([pixels] * 3))
-
-
-@given(st.integers(0, 2**31), st.sampled_from([np.uint8, np.uint16]), st.tuples(st.integers(1, 9), st.integers(1, 9)))
-def test_what_is_saved_is_what_is_read(seed: int, dtype: type[np.unsignedinteger[Any]], shape: tuple[int, int]) -> None:
-    pixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-    with TemporaryDirectory() as folder:
-        assert np.array_equal(read_picture(save(Path(folder, "a.png"), pixels)), pixels)
-
-
-def test_grey_saved_in_colour_is_grey() -> None:
-    """Equal channels lose nothing; one pixel that differs by one is colour."""
-    pixels = np.repeat(numbers(0)[..., None], 3, axis=2)
-    assert np.array_equal(in_colour(pixels, "grey", "")[0], pixels[..., 0])
-    pixels[0, 0, 2] ^= 1
-    with pytest.raises(DataError, match="colour"):
-        in_colour(pixels, "grey", "")
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
-def test_a_camera_held_upright_is_turned(suffix: str, tmp_path: Path) -> None:
-    """EXIF orientation 6: the first row is the right side, so [[a, b]] is shown as [[a], [b]]."""
-    image = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 8, axis=0).repeat(8, axis=1))
-    exif = Image.Exif()
-    exif[274] = 6
-    image.save(tmp_path / f"a.{suffix}", exif=exif)
-    pixels = read_picture(tmp_path / f"a.{suffix}")
-    assert pixels.shape == (16, 8)
-    assert (pixels[:8] < 10).all()
-    assert (pixels[8:] > 245).all()
-
-
-def test_what_is_no_single_picture_is_refused(tmp_path: Path) -> None:
-    """Two pages; a text file called .png; a real one cut short; another format under a name that is read."""
-    one = Image.fromarray(numbers(0))
-    one.save(tmp_path / "pages.tif", save_all=True, append_images=[one])
-    (tmp_path / "text.png").write_text("nothing of the kind")
-    (tmp_path / "cut.png").write_bytes(save(tmp_path / "whole.png", numbers(0, (64, 64))).read_bytes()[:200])
-    one.save(tmp_path / "gif.png", format="GIF")
-    for name, code in (("pages.tif", "dims"), ("text.png", "image"), ("cut.png", "image"), ("gif.png", "image")):
-        with pytest.raises(DataError) as caught:
-            read_picture(tmp_path / name)
-        assert caught.value.code == code
 
 
 def test_numbers_beyond_bytes_do_not_pass_for_bytes(tmp_path: Path) -> None:
