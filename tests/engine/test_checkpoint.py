@@ -256,3 +256,11 @@ def test_stray_files_are_no_checkpoints(tmp_path: Path) -> None:
     assert found.step == 5
     sweep(tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_safetensors_leaves_when_it_is_killed_is_swept(tmp_path: Path) -> None:
+    """A file as large as a checkpoint, under a name that nobody asked for."""
+    path = save(tmp_path, step=1, tensors=tensors(1), meta={}, keep=3)
+    (tmp_path / ".tmpLa0NQi").write_bytes(b"half")
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]

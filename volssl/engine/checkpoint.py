@@ -109,9 +109,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed save left behind. Only for the one process that writes here."""
-    for stale in folder.glob(f".step-*{SUFFIX}.tmp"):
-        stale.unlink(missing_ok=True)
+    """Remove what a killed save left behind. Only for the one process that writes here.
+
+    safetensors writes to a file of its own, ``.tmp`` and six letters, which it renames to the name it was given.
+    """
+    for pattern in (f".step-*{SUFFIX}.tmp", ".tmp??????"):
+        for stale in folder.glob(pattern):
+            stale.unlink(missing_ok=True)
 
 
 def _digits(path: Path) -> str:
