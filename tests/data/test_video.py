@@ -1,0 +1,350 @@
+"""Clips of videos: which frames they hold, in what colour, and what is refused, on files written without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage, generate_uid
+
+from volssl import config, run
+from volssl.data import extra, video_file
+from volssl.data.cache import CachedSource
+from volssl.data.count import count
+from volssl.data.items import Keep
+from volssl.data.video import starts
+from volssl.data.video_config import VideoConfig
+from volssl.errors import ConfigError, DataError
+from volssl.evaluation.encoder import load_encoder
+
+ROWS, COLUMNS = 16, 24
+Pixels = np.ndarray[Any, Any]
+
+
+def grey(frames: int, seed: int = 0) -> Pixels:
+    """(frames, rows, columns) of noise whose first pixel is the number of the frame."""
+    clip = np.random.default_rng(seed).integers(0, 256, (frames, ROWS, COLUMNS), dtype=np.uint8)
+    clip[:, 0, 0] = np.arange(frames)
+    return clip
+
+
+def coloured(frames: int) -> Pixels:
+    return np.random.default_rng(1).integers(0, 256, (frames, ROWS, COLUMNS, 3), dtype=np.uint8)
+
+
+def write(path: Path, clip: Pixels, codec: str = "ffv1", pixels: str | None = None, **options: str) -> Path:
+    """FFV1 is lossless: grey as it is, colour as RGB."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = "gray" if clip.ndim == 3 else "rgb24"
+    with av.open(str(path), "w", options=options) as file:
+        stream = file.add_stream(codec, rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = clip.shape[1:3]
+        stream.pix_fmt = pixels or {"gray": "gray", "rgb24": "bgr0"}[source]
+        for image in clip:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format=source)))
+        file.mux(stream.encode())
+    return path
+
+
+def dicom(path: Path, clip: Pixels, photometric: str = "MONOCHROME2", **attributes: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = UltrasoundMultiFrameImageStorage, generate_uid(), "US"
+    ds.NumberOfFrames, ds.Rows, ds.Columns = clip.shape[:3]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = (3 if clip.ndim == 4 else 1), photometric
+    if clip.ndim == 4:
+        ds.PlanarConfiguration = 0
+    bits = 8 * clip.dtype.itemsize
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = bits, bits, bits - 1, 0
+    ds.FrameTime = 33.3
+    ds.PixelData = clip.tobytes()
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+def build(root: Path, frames: int = 4, workers: int = 0, **fields: Any) -> CachedSource:
+    settings = {"intensity": Keep(), "cache_dtype": "float32", "cache": str(root.parent / "cache"), **fields}
+    return VideoConfig(root=str(root), **settings).build((frames, ROWS, COLUMNS), workers=workers)
+
+
+def tensor(clip: Pixels, frames: Sequence[int]) -> torch.Tensor:
+    return torch.from_numpy(clip[list(frames)]).float()[None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "videos"
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mkv", "a.dcm", "a"])
+def test_a_clip_is_every_so_many_frames_of_the_middle(folder: Path, name: str) -> None:
+    """20 frames, clips of 4 that are 3 apart span 10: 11 first frames are possible, 5 is the middle one."""
+    clip = grey(20)
+    (write if "." in name and not name.endswith(".dcm") else dicom)(folder / name, clip)
+    source = build(folder, stride=3)
+    assert (source.ids, source.channels, source.region) == ((f"{name}@0005",), 1, (4, ROWS, COLUMNS))
+    assert torch.equal(source[0].image, tensor(clip, (5, 8, 11, 14)))
+
+
+def test_several_clips_and_all_of_them(folder: Path) -> None:
+    """10 frames, clips of 4: of 7 first frames two clips take the middles of two halves, 7/4 and 21/4.
+
+    All are 0..3 and 4..7; 8 and 9 are left.
+    """
+    clip = grey(10)
+    write(folder / "a.avi", clip)
+    two, every = build(folder, clips=2), build(folder, clips="all")
+    assert two.ids == ("a.avi@0001", "a.avi@0005")
+    assert every.ids == ("a.avi@0000", "a.avi@0004")
+    assert torch.equal(two[1].image, tensor(clip, range(5, 9)))
+    assert torch.equal(every[1].image, tensor(clip, range(4, 8)))
+    assert len({*two.fingerprints, *every.fingerprints}) == 1
+    assert len(build(folder, frames=10, clips=5)) == 1  # there is one clip of ten frames, not five equal ones
+
+
+def test_starts_by_hand() -> None:
+    """100 frames, clips of 8 each 2 apart: 15 are spanned, 86 possible. Four equal parts have middles 10.75, ..."""
+    assert starts(100, 8, 2, 1) == [43]
+    assert starts(100, 8, 2, 4) == [10, 32, 53, 75]
+    assert starts(100, 8, 2, "all") == [0, 16, 32, 48, 64, 80]
+    assert starts(15, 8, 2, 4) == starts(14, 8, 2, 4) == starts(1, 8, 2, "all") == [0]
+
+
+@given(st.integers(1, 400), st.integers(1, 20), st.integers(1, 9), st.integers(1, 30))
+def test_clips_lie_within_the_video_and_differ(total: int, frames: int, stride: int, clips: int) -> None:
+    span = (frames - 1) * stride + 1
+    some, every = starts(total, frames, stride, clips), starts(total, frames, stride, "all")
+    assert len(some) == min(clips, max(total - span + 1, 1)) == len(set(some))
+    for first in (*some, *every):
+        assert first == 0 or first + span <= total
+    assert all(b - a >= span for a, b in pairwise(every))
+
+
+def test_a_short_video_is_padded_with_black_as_short_stacks_are(folder: Path) -> None:
+    """Frames 0 and 3 of 5, 3 apart, in the middle of 4; every frame, resized on its axis, makes no gap."""
+    clip = grey(5)
+    write(folder / "a.avi", clip)
+    image = build(folder, stride=3)[0].image
+    assert torch.equal(image[:, 1:3], tensor(clip, (0, 3)))
+    assert not image[:, [0, 3]].any()
+    stretched = build(folder, stride=3, fit="resize")[0].image
+    assert torch.equal(stretched[:, [0, 3]], tensor(clip, (0, 3)))
+
+
+def test_colour_is_kept_made_grey_or_refused(folder: Path) -> None:
+    """Red has the luma 0.299 * 255 = 76.245."""
+    clip = coloured(4)
+    clip[:, 0, 0] = (255, 0, 0)
+    for path in (write(folder / "v" / "a.avi", clip), dicom(folder / "d" / "a.dcm", clip, "RGB")):
+        rgb = build(path.parent, colour="rgb", intensity=Keep())[0].image
+        assert torch.equal(rgb, torch.from_numpy(clip).float().permute(3, 0, 1, 2))
+        assert build(path.parent)[0].image[0, :, 0, 0] == pytest.approx(76.245)
+        with pytest.raises(DataError, match=r"a colour picture: set data.colour to rgb"):
+            build(path.parent, colour="grey")
+
+
+def test_grey_may_be_asked_for_by_any_name(folder: Path) -> None:
+    clip = grey(4)
+    write(folder / "a.avi", clip)
+    assert torch.equal(build(folder, colour="grey")[0].image, tensor(clip, range(4)))
+    assert torch.equal(build(folder, colour="rgb")[0].image, tensor(clip, range(4)).expand(3, -1, -1, -1))
+    assert VideoConfig(root="", colour="rgb").intensity.name == "window"
+    assert VideoConfig(root="").intensity.name == "percentile"
+
+
+def test_dicom_means_more_by_brighter_and_is_scaled(folder: Path) -> None:
+    """MONOCHROME1 of 16 bits: 65535 - v, then times 2 minus 5."""
+    clip = grey(6).astype(np.uint16) * 100
+    dicom(folder / "a.dcm", clip, "MONOCHROME1", RescaleSlope=2, RescaleIntercept=-5)
+    expected = (65535 - clip[1:5].astype(np.float32)) * 2 - 5
+    assert torch.equal(build(folder)[0].image[0], torch.from_numpy(expected))
+
+
+def test_stills_and_other_files_are_left_out_without_a_word(folder: Path) -> None:
+    dicom(folder / "still.dcm", grey(1))
+    (folder / "notes.txt").write_text("none of our business")
+    (folder / "picture.png").write_bytes(b"nor this")
+    write(folder / "deep" / "b.mkv", grey(4))
+    source = build(folder)
+    assert (source.ids, source.bad) == (("deep/b.mkv@0000",), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [
+        ("a.mp4", "mpeg4", "yuv420p"),
+        ("a.m4v", "mpeg4", "yuv420p"),
+        ("a.mov", "mjpeg", "yuvj420p"),
+        ("a.webm", "libvpx", "yuv420p"),
+        ("a.mpg", "mpeg1video", "yuv420p"),
+        ("a.mpeg", "mpeg2video", "yuv420p"),
+        ("a.wmv", "wmv2", "yuv420p"),
+        ("a.gif", "gif", "gray"),
+        ("A.AVI", "ffv1", "gray"),
+    ],
+)
+def test_common_files_are_read(folder: Path, name: str, codec: str, pixels: str) -> None:
+    """Each frame is brighter than the one before; all 12 are there, whatever the header says."""
+    clip = np.repeat(np.arange(12, dtype=np.uint8) * 20, 64 * 64).reshape(12, 64, 64)
+    write(folder / name, clip, codec, pixels)
+    image = build(folder, frames=12)[0].image
+    assert image.mean(dim=(0, 2, 3)) == pytest.approx(np.arange(12) * 20.0, abs=4)
+
+
+def test_a_phone_held_upright_is_turned(folder: Path) -> None:
+    """The matrix (0 1; -1 0) of an mp4's track says: a quarter turn clockwise, so the left edge comes to the top."""
+    clip = np.zeros((4, 32, 48), np.uint8)
+    clip[:, :, :8] = 255
+    path = write(folder / "a.mp4", clip, "mpeg4", "yuv420p")
+    one = (1 << 16).to_bytes(4)
+    upright = one + bytes(12) + one + bytes(12) + (1 << 30).to_bytes(4)
+    turned = bytes(4) + one + bytes(4) + (-1 << 16).to_bytes(4, signed=True) + bytes(16) + (1 << 30).to_bytes(4)
+    data = path.read_bytes()
+    track = data.index(b"tkhd")
+    path.write_bytes(data[:track] + data[track:].replace(upright, turned, 1))
+    image = (
+        VideoConfig(root=str(folder), cache=str(folder / "cache"), intensity=Keep(), fit="crop", colour="luma")
+        .build((4, 48, 32))[0]
+        .image
+    )
+    assert image[:, :, :8].min() > 200
+    assert image[:, :, 12:].max() < 50
+
+
+def test_damage_is_refused_wherever_it_is(folder: Path) -> None:
+    """The decoder itself conceals all of it, and gives pictures."""
+    clip = np.repeat(grey(40).repeat(4, axis=1), 4, axis=2)
+    whole = write(folder / "whole.mp4", clip, "mpeg4", "yuv420p", movflags="faststart").read_bytes()
+    write(folder / "whole.avi", clip)
+    holed = bytearray(whole)
+    for at in range(len(whole) // 3, 2 * len(whole) // 3, 97):
+        holed[at] ^= 0x55
+    avi = (folder / "whole.avi").read_bytes()
+    damaged = {
+        "cut.mp4": whole[: len(whole) * 2 // 3], "holed.mp4": bytes(holed), "cut.avi": avi[: len(avi) // 2],
+        "empty.mp4": b"", "text.avi": b"no video at all", "list.mp4": b"ffconcat version 1.0\nfile whole.avi\n",
+    }  # fmt: skip
+    for name, data in damaged.items():
+        (folder / name).write_bytes(data)
+    source = build(folder, max_bad=0.8)
+    assert source.ids == ("whole.avi@0018", "whole.mp4@0018")
+    assert {Path(error.where).name: error.code for error in source.bad} == dict.fromkeys(damaged, "video")
+    assert all("\n" not in str(error) for error in source.bad)
+    with pytest.raises(DataError, match=r"6 of 8 items cannot be read"):
+        build(folder)
+
+
+def test_damaged_dicom_is_refused(folder: Path) -> None:
+    path = dicom(folder / "a.dcm", grey(6))
+    path.write_bytes(path.read_bytes()[: -3 * ROWS * COLUMNS])
+    (folder / "b.dcm").write_text("no DICOM")
+    write(folder / "c.avi", grey(6))
+    source = build(folder, max_bad=0.9)
+    assert sorted(error.code for error in source.bad) == ["not_dicom", "truncated"]
+    assert source.ids == ("c.avi@0001",)
+
+
+def test_a_file_is_decoded_once_for_all_its_clips(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice, with the counting; from the start again where a clip lies before the last one."""
+    clip = grey(40)
+    write(folder / "a.avi", clip)
+    opened, really = [], video_file._decoded
+
+    def decoded(path: Path) -> Iterator[av.VideoFrame]:
+        opened.append(path)
+        return really(path)
+
+    monkeypatch.setattr(video_file, "_decoded", decoded)
+    source = build(folder, clips="all", cache_gb=0.0)
+    assert (len(source), len(opened)) == (10, 2)
+    for i in (9, 3, 4, 4):
+        assert torch.equal(source[i].image, tensor(clip, range(4 * i, 4 * i + 4)))
+    assert len(opened) == 5
+    write(folder / "a.avi", grey(40, seed=1))
+    with pytest.raises(DataError, match="changed"):
+        source[5]
+
+
+def test_labels_and_the_cache(folder: Path) -> None:
+    for i, name in enumerate(("a.avi", "b.mkv")):
+        write(folder / "x" / name, grey(8, seed=i))
+    dicom(folder / "x" / "c.dcm", grey(8, seed=2))
+    table = folder / "labels.csv"
+    table.write_text("path,label\nx/b.mkv,sick\nx/a.avi,well\nx/c.dcm,\n")
+    source = build(table, clips="all", workers=1)
+    assert source.ids == tuple(f"x/{name}@{first:04}" for name in ("a.avi", "b.mkv", "c.dcm") for first in (0, 4))
+    assert source.labels == (1, 1, 0, 0, -1, -1)
+    again = build(table, clips="all")
+    assert all(torch.equal(source[i].image, again[i].image) for i in range(6))
+    assert len({source[i].image.sum().item() for i in range(6)}) == 6  # no two clips share a place in the cache
+    assert not torch.equal(build(table, clips="all", stride=2)[0].image, source[0].image)
+
+
+def test_without_pyav_only_dicom_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extra, "find_spec", lambda _: None)
+    dicom(folder / "a.dcm", grey(6))
+    assert len(build(folder)) == 1
+    write(folder / "b.avi", grey(6))
+    for ask in (lambda: build(folder), lambda: count(VideoConfig(root=str(folder)))):
+        with pytest.raises(ConfigError, match=r"data.name: video needs .*pip install 'volssl\[video\]'") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_what_names_can_tell_of_the_number_of_items(folder: Path) -> None:
+    write(folder / "a.avi", grey(4))
+    write(folder / "b.mkv", grey(4))
+    assert count(VideoConfig(root=str(folder))) == 2
+    assert count(VideoConfig(root=str(folder), clips="all")) is None
+    dicom(folder / "c.dcm", grey(4))
+    assert count(VideoConfig(root=str(folder))) is None
+
+
+def test_real_videos(shared_data: Path, tmp_path: Path) -> None:
+    """12 clips of lungs in three containers, four without a number of frames in the header, and 30 frames in DICOM."""
+    settings: dict[str, Any] = {"cache": str(tmp_path), "stride": 2}
+    source = VideoConfig(root=str(shared_data / "video/pocus/labels.csv"), **settings).build((8, 48, 48))
+    assert (source.labels, source.bad) == ((0,) * 6 + (1,) * 6, ())
+    assert source.ids[-1] == "reg/Reg_pat2Image_134441.mpeg@0100"  # 215 frames, of which 201 can be the first
+    for i in range(12):
+        image = source[i].image
+        moved = (image[:, 1:] - image[:, :-1]).abs()
+        assert float(moved.max()) > 0.02
+        assert float(moved.mean()) < 0.1  # neighbours in time are alike
+    cine = VideoConfig(root=str(shared_data / "dicom/us_cine"), colour="rgb", clips="all", **settings)
+    assert cine.build((8, 120, 160)).ids == ("examples_ybr_color.dcm@0000",)
+
+
+RUN = """\
+output: out
+data: {name: video, root: %s/video/pocus/reg, region: [8, 32, 32], clips: 2}
+views: {size: [4, 32, 32], crop: [0.5, 1.0]}
+backbone: {name: resnet, dims: 3, depth: 10, stem: small, width: 4, norm: group}
+method: {name: byol, projector: [16, 8], predictor: [16, 8]}
+optim: {name: adamw, lr: 1e-3}
+loop: {steps: 2, batch: 4, chunk: 2}
+"""
+
+
+def test_two_steps_of_a_run(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(RUN % shared_data)
+    run.train(config.load("run.yaml"))
+    assert len(Path("out/metrics.jsonl").read_text().splitlines()) == 2
+    card = load_encoder("out/encoder").card
+    assert (card.fingerprint and card.fingerprint.count, card.channels) == (12, 1)
