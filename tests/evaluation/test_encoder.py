@@ -336,8 +336,9 @@ def test_an_encoder_of_slices_takes_pictures_and_reads_volumes(pictures: Path, t
 
 def test_of_several_data_sets_one_is_named(pictures: Path) -> None:
     """Where they are prepared alike there is nothing to name; no part's folder stays in the card."""
-    first, second = ImageConfig(root="/secret/a"), ImageConfig(root="/secret/b", fit="crop")
-    alike, unlike = (flat_card(MixtureConfig(parts=(first, other), root="/secret")) for other in (first, second))
+    first, same = ImageConfig(root="/secret/a"), ImageConfig(root="/secret/b.npz", split="val", max_bad=0.5)
+    second = ImageConfig(root="/secret/b", fit="crop")
+    alike, unlike = (flat_card(MixtureConfig(parts=(first, other), root="/secret")) for other in (same, second))
     assert "secret" not in unlike.model_dump_json()
     assert alike.pictures("x", "").fit == "resize"
     with pytest.raises(DataError, match=r"card\.part\(i\)\), i of 0 \(image\), 1 \(image\)"):

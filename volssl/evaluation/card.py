@@ -17,6 +17,7 @@ from volssl.schema import Schema
 
 Size = tuple[Annotated[int, Field(ge=1)], ...]
 PACKAGES = ("torch", "monai")  # beside volssl, which a checkout may run without being installed
+WHICH = {"root", "max_bad", "split", "label_column"}  # which items there are, not how they are prepared
 FORGOTTEN = {"root": "", "cache": "runs/cache"}
 
 
@@ -71,6 +72,8 @@ class Card(Schema):
         """Of an encoder of several data sets, the card with the preprocessing of the i-th alone."""
         if not isinstance(self.data, MixtureConfig):
             raise DataError("encoder", f"was trained on one data set ({self.data.name}), which has no parts")
+        if not 0 <= i < len(self.data.parts):
+            raise DataError("encoder", f"has the parts 0 to {len(self.data.parts) - 1}, not {i}")
         return self.model_copy(update={"data": self.data.parts[i]})
 
     @property
@@ -82,14 +85,14 @@ class Card(Schema):
         """
         if not isinstance(self.data, MixtureConfig):
             return self.data
-        first, *others = self.data.parts
+        first, *others = (part.model_dump(exclude=WHICH) for part in self.data.parts)
         if any(other != first for other in others):
             names = ", ".join(f"{i} ({part.name})" for i, part in enumerate(self.data.parts))
             what = "was trained on data sets that are prepared in different ways"
             raise DataError(
                 "encoder", f"{what}: take one, Encoder(encoder.network, encoder.card.part(i)), i of {names}"
             )
-        return first
+        return self.data.parts[0]
 
     def source(self, root: str, cache: str) -> Sources:
         """The preprocessing put to work on another root, where every item must be readable.
