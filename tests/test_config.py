@@ -25,7 +25,7 @@ loop: {steps: 10, batch: 8, chunk: 2}
 """
 MIXED = GOOD.replace(
     "{name: stack, root: stacks}", "{name: mixture, parts: [{name: stack, root: a}, {name: volume, root: b}]}"
-).replace("loop: ", "evaluate: [{name: acl_tear}]\nloop: ")
+).replace("loop: ", "evaluate: [{name: acl_tear, part: 0}]\nloop: ")
 
 
 @pytest.fixture
@@ -148,6 +148,13 @@ def test_an_override_reaches_into_a_list(write: Path) -> None:
         ("evaluate.0.plains=c", "evaluate.0.plains: no such key: did you mean planes?"),
         ("data.balance=evn", "data.balance: Input should be 'even' or 'proportional' (got 'evn')"),
         ("data.balance=[0, 1]", "data.balance.0: Input should be greater than or equal to 1 (got 0)"),
+        ("evaluate.0.part=null", "evaluate.0.part: is missing: write as which of the parts 0 to 1 it is prepared"),
+        ("evaluate.0.part=2", "evaluate.0.part: 2 does not exist, data has the parts 0 to 1: use one"),
+        ("data={name: stack, root: a}", "evaluate.0.part: 0 does not exist, data has no parts: leave it out"),
+        (
+            "method={name: hybrid, ssl: {name: simclr}, classes: [2]}",
+            "method.classes: 1 sets of labels, but there is one for each of the 2 parts of data: give 2",
+        ),
         ("data.parts.1={name: mixture}", "data.parts.1: name: no mixture: there is volume, stack"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from volssl.config import Run
 from volssl.data.count import count
+from volssl.data.mixture_config import MixtureConfig
 from volssl.models.cost import Cost
 
 GIB = 2**30
@@ -20,7 +22,9 @@ def derived(run: Run) -> list[tuple[str, str]]:
     Raises:
         DataError: ``data.root`` does not exist.
     """
-    items = count(run.data)
+    parts = run.data.members if isinstance(run.data, MixtureConfig) else (run.data,)
+    counts = [count(part) for part in parts]
+    items = sum(filter(None, counts)) if all(counts) else None
     costs = _costs(run)
     loop = run.loop
     return [
@@ -31,16 +35,29 @@ def derived(run: Run) -> list[tuple[str, str]]:
         ("views", _views(run)),
         *(("encoder", _encoder(run, key)) for key in run.backbones),
         ("effective batch", f"{loop.batch} items a step in chunks of {loop.chunk}"),
-        ("steps per epoch", f"{items / loop.batch:.1f}" if items else "known once the data have been read"),
-        (
-            "epochs",
-            f"{loop.steps * loop.batch / items:.1f}" if items else "known once the data have been read",
-        ),
+        *_epochs(run, counts, items),
         ("gradient", _gradient(run)),
         ("batch norm", _norm(run)),
         ("memory", _memory(run, costs)),
         ("time", _time(run, costs)),
     ]
+
+
+def _epochs(run: Run, counts: Sequence[int | None], items: int | None) -> list[tuple[str, str]]:
+    """How often the data are seen: of several data sets each by itself, unless all items are drawn alike."""
+    samples = run.loop.steps * run.loop.batch
+    if not isinstance(run.data, MixtureConfig) or run.data.weights is None:
+        unknown = "known once the data have been read"
+        return [
+            ("steps per epoch", f"{items / run.loop.batch:.1f}" if items else unknown),
+            ("epochs", f"{samples / items:.1f}" if items else unknown),
+        ]
+    weights, rows = run.data.weights, []
+    for i, (part, weight, own) in enumerate(zip(run.data.parts, weights, counts, strict=True)):
+        seen = f", {samples * weight / sum(weights) / own:.1f} epochs" if own else ""
+        told = f"{part.name} {part.root}: {_items(own)}, {weight} of every {sum(weights)} drawn{seen}"
+        rows.append((f"part {i}", told))
+    return rows
 
 
 def _items(items: int | None) -> str:

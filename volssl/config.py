@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from volssl import strict_yaml
 from volssl.data import DataConfig
+from volssl.data.mixture_config import MixtureConfig
 from volssl.engine import LoopConfig, OptimConfig
 from volssl.errors import ConfigError
 from volssl.evaluation import EvaluationConfig
@@ -140,6 +141,7 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
         yield "views.count", f"{run.views.count} views, but {run.method.name} takes {wanted}"
     if run.views.local is not None and not run.method.local:
         yield "views.local", f"{run.method.name} uses no small views: take it out"
+    yield from _part_faults(run)
     if run.optim.warmup >= run.loop.steps:
         yield (
             "optim.warmup",
@@ -150,6 +152,21 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
 def _sizes(views: ViewsConfig) -> dict[str, tuple[int, ...]]:
     """The sizes of views that the encoders see, by their keys."""
     return {"views.size": views.size} | ({"views.local.size": views.local.size} if views.local else {})
+
+
+def _part_faults(run: Run) -> Iterator[tuple[str, str]]:
+    """An evaluation prepares its images as those of one data set were; each data set has labels of its own."""
+    parts = run.data.parts if isinstance(run.data, MixtureConfig) else ()
+    wanted_sets, sets = len(run.method.label_sets), len(parts) or 1
+    if wanted_sets and wanted_sets != sets:
+        has = f"each of the {sets} parts of data" if parts else "the data"
+        yield "method.classes", f"{wanted_sets} sets of labels, but there is one for {has}: give {sets}"
+    for i, wanted in enumerate(run.evaluate):
+        if parts and wanted.part is None:
+            yield f"evaluate.{i}.part", f"is missing: write as which of the parts 0 to {len(parts) - 1} it is prepared"
+        elif wanted.part is not None and wanted.part >= len(parts):
+            have = f"data has the parts 0 to {len(parts) - 1}: use one" if parts else "data has no parts: leave it out"
+            yield f"evaluate.{i}.part", f"{wanted.part} does not exist, {have}"
 
 
 def _norm_faults(run: Run, key: str, size: tuple[int, ...]) -> Iterator[tuple[str, str]]:

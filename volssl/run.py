@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -91,6 +92,21 @@ def _train(run: Run, group: Group, console: Console) -> None:
                 _acl_tear(encoders, wanted, out, console)
 
 
+def check_labels(classes: Sequence[int], source: PreparedSource) -> None:
+    """Refuse labels that a method with so many classes per set of labels could not learn from.
+
+    Raises:
+        ConfigError: a label is beyond the classes, or no item has one.
+    """
+    labels = iter(source.labels)
+    largest = [max(islice(labels, size), default=-1) for size in source.label_sets]
+    for k, (count, most) in enumerate(zip(classes, largest, strict=False)):
+        if most >= count:
+            raise ConfigError(f"method.classes.{k}: {count}, but an item of part {k} has class {most}: give {most + 1}")
+    if classes and max(largest) < 0:
+        raise ConfigError("method: learns from labels, and no item has one: let data.root name a labels.csv")
+
+
 def build_method(run: Run, console: Console | None = None) -> Method:
     """The method with weights that are a function of ``run.seed`` and of published files, which the console is told.
 
@@ -150,6 +166,7 @@ def _prepare(run: Run, group: Group, console: Console) -> PreparedSource:
         if group.rank == 0:
             with _progress(console, "reading") as report:
                 source = run.data.build(run.region, workers=run.loop.workers, report=report)
+            check_labels(run.method.label_sets, source)
             for problem in source.bad:
                 console.print(f"left out: {problem}", style="yellow", markup=False)
             console.print(f"{len(source)} items of {run.data.name} {run.data.root}", markup=False)

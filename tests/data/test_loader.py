@@ -27,7 +27,7 @@ class Numbers:
 
     def __init__(self, n: int, *, broken: int = -1, hangs: int = -1, kills: int = -1) -> None:
         self.n, self.broken, self.hangs, self.kills = n, broken, hangs, kills
-        self.parts, self.weights, self.label_sets = [n], [1], 1
+        self.parts, self.weights, self.label_sets = [n], [1], [n]
 
     def __len__(self) -> int:
         return self.n
@@ -47,7 +47,7 @@ class Sets(Numbers):
 
     def __init__(self) -> None:
         super().__init__(20)
-        self.parts, self.weights, self.label_sets = [6, 3, 11], [1, 1, 1], 3
+        self.parts, self.weights, self.label_sets = [6, 3, 11], [1, 1, 1], [6, 3, 11]
 
     def __getitem__(self, i: int) -> Item:
         return replace(super().__getitem__(i), part=int(i >= 6) + int(i >= 9))

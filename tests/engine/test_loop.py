@@ -79,7 +79,7 @@ class Toys:
     def __init__(self, bad: tuple[int, ...] = (), count: int = ITEMS, changed: tuple[int, ...] = ()) -> None:
         self.bad, self.ids = bad, tuple(f"toy-{i}" for i in range(count))
         self.fingerprints = tuple(f"{i}{' anew' * (i in changed)}" for i in range(count))
-        self.parts, self.weights, self.label_sets = (count,), (1,), 1
+        self.parts, self.weights, self.label_sets = (count,), (1,), (count,)
 
     def __len__(self) -> int:
         return len(self.ids)

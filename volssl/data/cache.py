@@ -49,7 +49,7 @@ class CachedSource:
         self.ids = tuple(item.id for item in items)
         self.labels = tuple(item.label for item in items)
         self.fingerprints = tuple(item.fingerprint for item in items)
-        self.parts, self.weights, self.label_sets = (len(items),), (1,), 1
+        self.parts, self.weights, self.label_sets = (len(items),), (1,), (len(items),)
         self.channels, self.region, self.bad = channels, region, tuple(bad)
 
     def __getstate__(self) -> dict[str, object]:

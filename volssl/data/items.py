@@ -64,9 +64,9 @@ class PreparedSource(Source, Protocol):
 
     ids: what messages call the items. labels: class indices, -1 = unknown. fingerprints: SHA-256 of what each
     item is made from. parts: the sizes of the runs of items that are drawn apart, in order; one where all items
-    are drawn alike. weights: how often each part is drawn. label_sets: how many sets the labels come from
-    (``Item.part``). channels, region: the shape of an item. bad: why each item that is left out is left out.
-    It pickles, to go to loader processes.
+    are drawn alike. weights: how often each part is drawn. label_sets: the sizes of the runs of items whose
+    labels are a set of their own (``Item.part``). channels, region: the shape of an item. bad: why each item that
+    is left out is left out. It pickles, to go to loader processes.
     """
 
     @property
@@ -85,7 +85,7 @@ class PreparedSource(Source, Protocol):
     def weights(self) -> Sequence[int]: ...
 
     @property
-    def label_sets(self) -> int: ...
+    def label_sets(self) -> Sequence[int]: ...
 
     @property
     def channels(self) -> int: ...

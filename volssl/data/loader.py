@@ -28,7 +28,7 @@ class DrawnSource(Source, Protocol):
     def weights(self) -> Sequence[int]: ...
 
     @property
-    def label_sets(self) -> int: ...
+    def label_sets(self) -> Sequence[int]: ...
 
 
 class Loader:
@@ -93,9 +93,9 @@ class Loader:
 
     def _columns(self, labels: list[Label]) -> Tensor:
         """(B, S), each label in the column of its set."""
-        columns = torch.full((len(labels), self._source.label_sets), -1)
-        for row, (part, label) in zip(columns, labels, strict=True):
-            row[part] = label
+        columns = torch.full((len(labels), len(self._source.label_sets)), -1)
+        sets, classes = torch.tensor(labels).unbind(1)
+        columns[torch.arange(len(labels)), sets] = classes
         return columns
 
     def _cut(self, draws: list[Draw]) -> list[list[int]]:

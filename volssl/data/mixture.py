@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
+from volssl.data.each import Each
 from volssl.data.items import PreparedSource
 from volssl.types import Item
 
@@ -22,12 +23,9 @@ class MixtureSource:
     def __init__(self, sources: Sequence[PreparedSource], weights: Sequence[int] | None = None) -> None:
         sizes = [len(source) for source in sources]
         self._sources, self._starts = tuple(sources), (0, *accumulate(sizes))
-        self.ids = tuple(f"{k}/{name}" for k, source in enumerate(sources) for name in source.ids)
-        self.labels = tuple(label for source in sources for label in source.labels)
-        self.fingerprints = tuple(digest for source in sources for digest in source.fingerprints)
         self.parts = (sum(sizes),) if weights is None else tuple(sizes)
         self.weights = (1,) if weights is None else tuple(weights)
-        self.label_sets = len(sources)
+        self.label_sets = tuple(sizes)
         self.channels, self.region = sources[0].channels, sources[0].region
         self.bad = tuple(error for source in sources for error in source.bad)
 
@@ -35,6 +33,35 @@ class MixtureSource:
         return self._starts[-1]
 
     def __getitem__(self, i: int) -> Item:
+        part, place = self._find(i)
+        return replace(self._sources[part][place], id=self.ids[i], part=part)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The number of the part before the part's own."""
+        return Each(len(self), self._id)
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Those of the parts, one after the other."""
+        return [label for source in self._sources for label in source.labels]
+
+    @property
+    def fingerprints(self) -> Sequence[str]:
+        """Those of the parts."""
+        return Each(len(self), self._fingerprint)
+
+    def _find(self, i: int) -> tuple[int, int]:
+        """The part, and the item's place in it."""
+        if not 0 <= i < len(self):
+            raise IndexError(i)
         part = bisect_right(self._starts, i) - 1
-        item = self._sources[part][i - self._starts[part]]
-        return replace(item, id=self.ids[i], part=part)
+        return part, i - self._starts[part]
+
+    def _id(self, i: int) -> str:
+        part, place = self._find(i)
+        return f"{part}/{self._sources[part].ids[place]}"
+
+    def _fingerprint(self, i: int) -> str:
+        part, place = self._find(i)
+        return self._sources[part].fingerprints[place]

@@ -21,7 +21,7 @@ class Slices:
         self.ids = tuple(f"{name}#{n:03}" for name in volumes.ids for n in each)
         self.labels = tuple(label for label in volumes.labels for _ in each)
         self.fingerprints = tuple(content for content in volumes.fingerprints for _ in each)
-        self.parts, self.weights, self.label_sets = (len(self.ids),), (1,), 1
+        self.parts, self.weights, self.label_sets = (len(self.ids),), (1,), (len(self.ids),)
         self.channels, self.bad = volumes.channels, volumes.bad
 
     def __len__(self) -> int:

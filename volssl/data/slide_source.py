@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from volssl.data.each import Each
 from volssl.data.fingerprint import stamp
 from volssl.data.items import Keep, Size
 from volssl.data.slide_config import SlideConfig
@@ -23,7 +23,7 @@ from volssl.data.slide_file import MAGNIFIED, Box, Slide
 from volssl.errors import DataError
 from volssl.types import Item
 
-OPEN = 32  # slides that a process keeps open
+OPEN = 256  # slides that a process keeps open: opening one takes longer than reading a tile
 
 
 def steps(mpp: tuple[float, float], asked: float, where: str) -> tuple[float, float]:
@@ -69,7 +69,7 @@ class SlideSource:
         self._slides, self._config = tuple(slides), config
         self._ends = list(accumulate(len(slide.corners) for slide in slides))
         self._open: OrderedDict[int, Slide] = OrderedDict()
-        self.parts, self.weights, self.label_sets = (len(self),), (1,), 1
+        self.parts, self.weights, self.label_sets = (len(self),), (1,), (len(self),)
         self.channels, self.region, self.bad = config.channels, tuple(region), tuple(bad)
 
     def __getstate__(self) -> dict[str, object]:
@@ -97,7 +97,7 @@ class SlideSource:
     @property
     def ids(self) -> Sequence[str]:
         """Made when asked for: a large set has millions."""
-        return _Each(len(self), self._id)
+        return Each(len(self), self._id)
 
     @property
     def labels(self) -> Sequence[int]:
@@ -107,7 +107,7 @@ class SlideSource:
     @property
     def fingerprints(self) -> Sequence[str]:
         """SHA-256 of the slide's own SHA-256, the tile's corner, its size and its resolution."""
-        return _Each(len(self), self._fingerprint)
+        return Each(len(self), self._fingerprint)
 
     def _find(self, i: int) -> tuple[int, tuple[int, int]]:
         """Which slide, and the column and row of the tile's corner in it."""
@@ -143,24 +143,3 @@ class SlideSource:
         if isinstance(window, Keep):
             return image
         return ((image - (window.centre - window.width / 2)) / window.width).clamp(0, 1)
-
-
-class _Each(Sequence[str]):
-    """A sequence of which each member is made when it is asked for."""
-
-    def __init__(self, length: int, member: Callable[[int], str]) -> None:
-        self._length, self._member = length, member
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, i: int | slice) -> str | Sequence[str]:
-        if isinstance(i, slice):
-            return [self._member(k) for k in range(self._length)[i]]
-        return self._member(range(self._length)[i])

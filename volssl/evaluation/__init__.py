@@ -16,7 +16,8 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 class ACLTearConfig(Schema):
     """The ACL-tear evaluation on MRNet's layout (``volssl acl-tear``).
 
-    data: the folder with ``train`` and ``valid``; that of the run's own data where absent. A ``patients.csv`` in it
+    data: the folder with ``train`` and ``valid``; that of the run's own data where absent. part: of an encoder that
+    was trained on several data sets, the number of the one as which the exams are prepared. A ``patients.csv`` in it
     (headerless ``exam,patient``) keeps the exams of a patient together in subsets, folds and resamples. task: which of
     MRNet's three labels. planes: which are evaluated; their scores are combined. protocols: ``frozen``
     (linear probe) and ``finetune`` (the whole network). fractions: shares of the training labels, at least
@@ -30,6 +31,7 @@ class ACLTearConfig(Schema):
 
     name: Literal["acl_tear"] = "acl_tear"
     data: str | None = None
+    part: int | None = Field(default=None, ge=0)
     task: Literal["acl", "meniscus", "abnormal"] = "acl"
     planes: tuple[Plane, ...] = Field(default=("axial", "coronal", "sagittal"), min_length=1)
     protocols: tuple[Protocol, ...] = Field(default=("frozen", "finetune"), min_length=1)

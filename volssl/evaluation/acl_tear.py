@@ -99,6 +99,8 @@ def evaluate_acl_tear(
     Raises:
         DataError, ConfigError: the layout, the labels, an exam or the Kinetics file cannot be used.
     """
+    if config.part is not None:
+        encoders = {name: Encoder(one.network, one.card.part(config.part)) for name, one in encoders.items()}
     for name, encoder in encoders.items():
         check_shape(encoder.card.channels, encoder.card.backbone.dims, name)
     cohort = Cohort(config, Path(data), report)

@@ -56,6 +56,11 @@ class Settings(Schema):
         """Encoders beside the one that ``backbone`` describes, on the same views, by their keys."""
         return {}
 
+    @property
+    def label_sets(self) -> tuple[int, ...]:
+        """The number of classes of each set of labels it learns from; none where it takes no labels."""
+        return ()
+
     def forwards(self, *, cached: bool) -> int:
         """Forward passes per view: student there and back (3), teacher (1), once more if cached."""
         return 3 + self.teacher + cached
@@ -342,6 +347,10 @@ class HybridConfig(Settings):
     @property
     def teacher(self) -> bool:
         return self.ssl.teacher
+
+    @property
+    def label_sets(self) -> tuple[int, ...]:
+        return self.classes
 
     @property
     def partners(self) -> dict[str, BackboneConfig]:
