@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from openslide import PROPERTY_NAME_BACKGROUND_COLOR, PROPERTY_NAME_MPP_X, PROPERTY_NAME_MPP_Y, OpenSlide
+from openslide import (
+    PROPERTY_NAME_BACKGROUND_COLOR,
+    PROPERTY_NAME_MPP_X,
+    PROPERTY_NAME_MPP_Y,
+    OpenSlide,
+    OpenSlideCache,
+)
 from PIL import Image
 
 from volssl.data.preflight import check_regular, guard
@@ -17,6 +24,7 @@ from volssl.errors import DataError
 PLAUSIBLE_MPP = (0.02, 20.0)  # microns; what lies outside, such as a default of 72 dpi, states nothing
 MAGNIFIED = 1.05  # at most, beyond what the slide was scanned at
 NEAR = 1.01  # a level may be so many times coarser than asked: pyramids round their sizes
+DECODED = 2**26  # bytes of decoded tiles that a process keeps, over all of its slides; OpenSlide's own is 2**25 each
 BLOCK = 128  # pixels of an overview that are read at once
 SUPPORT = 2  # pixels that a bicubic filter reaches to each side, in pixels of the coarser grid
 
@@ -47,6 +55,7 @@ class Slide:
         check_regular(path)
         with guard("slide", path):
             self._slide = OpenSlide(path)
+            self._slide.set_cache(_decoded())
             self.columns, self.rows = self._slide.dimensions
             self.mpp = self._stated_mpp(path, assume_mpp)
             background = self._slide.properties.get(PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
@@ -118,3 +127,8 @@ class Slide:
             return assumed, assumed
         told = "no size of its pixels" if None in stated else f"pixels of {stated[0]} x {stated[1]} microns"
         raise DataError("mpp", f"states {told}: set data.assume_mpp to the microns per pixel it has", str(path))
+
+
+@lru_cache(maxsize=1)
+def _decoded() -> OpenSlideCache:
+    return OpenSlideCache(DECODED)
