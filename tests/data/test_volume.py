@@ -14,6 +14,7 @@ from volssl.data import VolumeConfig
 from volssl.data.door import Found
 from volssl.data.items import Keep, PreparedSource, ZScore
 from volssl.data.listing import Listed
+from volssl.data.loader import Loader
 from volssl.data.volume import arrange
 from volssl.errors import DataError
 
@@ -271,3 +272,13 @@ def test_multiple_sclerosis_sequences_lie_on_one_another(
 
 def dice(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_slices_go_through_loader_processes(tmp_path: Path) -> None:
+    """The same images, by index, whoever reads them."""
+    save(tmp_path / "scans" / "a.nii", array(0, (9, 5, 6)))
+    source = build(tmp_path / "scans", (5, 6), slices=4)
+    (samples,) = Loader(source, batch=4, seed=0, start=0, stop=1, workers=1)
+    assert sorted(samples.index.tolist()) == [0, 1, 2, 3]
+    for image, i in zip(samples.images, samples.index.tolist(), strict=True):
+        assert torch.equal(image, source[i].image)
