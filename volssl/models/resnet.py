@@ -8,7 +8,7 @@ from monai.networks.nets import resnet as monai_resnet
 from torch import Tensor, nn
 
 from volssl.models import ResNetConfig
-from volssl.models.convolution import replace_conv3d
+from volssl.models.convolution import replace_convolutions
 from volssl.models.cost import BLOCKS
 from volssl.models.norm import replace_norm
 from volssl.types import Features
@@ -32,7 +32,7 @@ class ResNet(nn.Module):
         self.width: int = net.in_planes
         # MONAI hands `norm` to the first layer only, so all are built as batch norm and replaced here
         replace_norm(self, config.norm)
-        replace_conv3d(self)
+        replace_convolutions(self)
 
     def forward(self, x: Tensor) -> Features:
         """(B, C, *spatial) to tokens (B, N, D) of the last stage and their mean (B, D)."""
