@@ -2,43 +2,118 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
+from PIL import Image
 
-from volssl import config, run
+from tests.data import tiff
+from volssl import config, run, strict_yaml
 from volssl.data.phantom import generate
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(p.name for p in FOLDER.glob("*.yaml"))
-SMALL = {
-    "data.region": "[8, 40, 40]",
-    "views.size": "[8, 32, 32]",
-    "backbone.width": "4",
-    "method.projector": "[16, 8]",
-    "method.predictor": "[16, 8]",
-    "loop.steps": "2",
-    "loop.batch": "4",
-    "loop.chunk": "2",
-    "loop.workers": "0",
-    "optim.warmup": "1",
-}
-OF_EVALUATION = {"planes": ("sagittal",), "seeds": 1, "bootstrap": 100, "steps": 2, "folds": 2}
+SIZES = {2: ([40, 40], [32, 32], [16, 16]), 3: ([16, 40, 40], [16, 32, 32], [8, 16, 16])}  # region, view, small view
+PATCH = {2: [8, 8], 3: [8, 8, 8]}
+HEADS = {"projector": [16, 8], "predictor": [16, 8], "prototypes": 12, "queue": 4, "logits": 8}
+OF_EVALUATION = {"planes": ("sagittal",), "seeds": 1, "bootstrap": 100, "steps": 2, "folds": 2, "fractions": (1.0,)}
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_two_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def smaller(given: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Overrides that make a recipe as small as it gets: sizes, widths and numbers, nothing else."""
+    dims = len(given["views"]["size"])
+    region, size, local = SIZES[dims]
+    yield "views.size", size
+    yield "data.region", region
+    if "local" in given["views"]:
+        yield from {"views.local.size": local, "views.local.count": 2}.items()
+    yield from _network("backbone", given["backbone"], size, PATCH[dims])
+    yield from _method("method", given["method"], size, PATCH[dims])
+    yield from {"loop.steps": 2, "loop.batch": 4, "loop.chunk": 2, "loop.workers": 0, "optim.warmup": 1}.items()
+    yield "output", "out"
+
+
+def _network(key: str, given: dict[str, Any], size: list[int], patch: list[int]) -> Iterator[tuple[str, Any]]:
+    if given["name"] == "vit":
+        yield from {f"{key}.size": size, f"{key}.patch": patch, f"{key}.width": 12, f"{key}.heads": 2}.items()
+        yield f"{key}.depth", 2
+    else:
+        yield from {f"{key}.width": 4, f"{key}.depth": 10}.items()
+
+
+def _method(key: str, given: dict[str, Any], size: list[int], patch: list[int]) -> Iterator[tuple[str, Any]]:
+    yield from ((f"{key}.{name}", HEADS[name]) for name in given if name in HEADS)
+    if given["name"] == "mae":
+        yield from {f"{key}.width": 8, f"{key}.depth": 1, f"{key}.heads": 2}.items()
+    if "partner" in given:
+        yield from _network(f"{key}.partner", given["partner"], size, patch)
+    if "ssl" in given:
+        yield from _method(f"{key}.ssl", given["ssl"], size, patch)
+
+
+def write_images(folder: Path, *, colour: bool) -> None:
+    """Eight pictures of noise, and a table that knows the class of every other one."""
+    rng = np.random.default_rng(len(folder.name))
+    folder.mkdir(parents=True)
+    for i in range(8):
+        shape = (48, 48, 3) if colour else (48, 48)
+        Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(folder / f"{i}.png")
+    rows = [f"{i}.png,{i // 2 % 2 if i % 2 else ''}" for i in range(8)]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+
+
+def write_volumes(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for i in range(4):
+        voxels = rng.integers(0, 1000, (40, 44, 24)).astype(np.int16)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / f"{i}.nii.gz")  # type: ignore[no-untyped-call, attr-defined]
+
+
+def write_slides(folder: Path, mpp: float) -> None:
+    """Slides that are all tissue."""
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        pixels = rng.integers(60, 200, (160, 160, 3), dtype=np.uint8) * np.array([1.0, 0.4, 1.0])
+        tiff.write(folder / f"{i}.tiff", [pixels.astype(np.uint8)], mpp=mpp)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with everything that a recipe names."""
     monkeypatch.chdir(tmp_path)
+    for name, colour in (("tiles", True), ("images", True), ("radiographs", False), ("ultrasound", True)):
+        write_images(Path(name), colour=colour)
+    for name in ("scans", "ct", "mr"):
+        write_volumes(Path(name))
+    for name, mpp in (("10x", 1.0), ("20x", 0.5), ("40x", 0.25)):
+        write_slides(Path(name), mpp)
     generate(Path("knees"), train=16, valid=12, pixels=48, seed=0)
-    root = "knees" if "phantom" in (FOLDER / name).read_text() else "knees/train/sagittal"
-    small = {**SMALL, "data.root": root, "output": "out"}
-    if root == "knees":
-        small |= {"data.train": "16", "data.valid": "12", "data.pixels": "48"}
-    loaded = config.load(FOLDER / name, [f"{key}={value}" for key, value in small.items()])
-    wanted = tuple(entry.model_copy(update={**OF_EVALUATION, "fractions": (1.0,)}) for entry in loaded.evaluate)
+
+
+def roots(given: dict[str, Any]) -> dict[str, Any]:
+    """Where the recipes that draw knees, or ask for MRNet, find some."""
+    if given["data"]["name"] == "phantom":
+        return {"data.root": "knees", "data.train": 16, "data.valid": 12, "data.pixels": 48}
+    return {"data.root": "knees/train/sagittal"} if given["data"]["name"] == "stack" else {}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_steps(name: str) -> None:
+    given = strict_yaml.parse((FOLDER / name).read_text(), name).data
+    overrides = {**dict(smaller(given)), **roots(given)}
+    loaded = config.load(FOLDER / name, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+    wanted = tuple(entry.model_copy(update=OF_EVALUATION) for entry in loaded.evaluate)
     run.train(loaded.model_copy(update={"evaluate": wanted}))
-    assert len(Path("out/metrics.jsonl").read_text().splitlines()) == 2
-    assert Path("out/encoder/card.json").is_file()
+    lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert len(list(Path("out/encoder").rglob("card.json"))) == len(loaded.backbones)
     for entry in wanted:
         assert Path("out", entry.name, "results.json").is_file()
 
