@@ -41,7 +41,11 @@ def test_parameters_and_multiply_adds_equal_the_network(
     dims: Literal[2, 3],
     size: tuple[int, ...],
 ) -> None:
-    config = ResNetConfig(dims=dims, depth=depth, stem=stem, width=8)
-    cost = resnet_cost(config, 2, size)
-    assert (cost.parameters, cost.multiply_adds) == measured(config, 2, size)
-    assert cost.width == config.build(2).width
+    plain = ResNetConfig(dims=dims, depth=depth, stem=stem, width=8)
+    for change in ({}, {"dilated": True}, {"shortcut": "A"}):
+        config = ResNetConfig.model_validate(plain.model_dump() | change)
+        cost = resnet_cost(config, 2, size)
+        assert (cost.parameters, cost.multiply_adds) == measured(config, 2, size)
+        net = config.build(2).eval()
+        assert cost.width == net.width
+        assert cost.grid == net(torch.zeros(1, 2, *size)).grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal
 
 import pytest
@@ -67,6 +68,38 @@ def test_the_norm_is_everywhere(dims: Literal[2, 3]) -> None:
         norms = [m for m in net.modules() if isinstance(m, every)]
         assert {type(m) for m in norms} == {kind}
         assert len(norms) == 1 + 8 + 3
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_dilated_stages_keep_the_grid(dims: Literal[2, 3]) -> None:
+    """64 pixels: stem 2, pool 2, stages 1 2 1 1 -> 8. One voxel of stage 2 reaches stage 3 at distances 2 and 4, one
+    convolution after the other: in a block of two, offsets -4, -2, 0, 2, 4."""
+    net = build(dims=dims, depth=10, width=4, dilated=True).double().eval()
+    features = net(torch.zeros(1, 1, *[64] * dims, dtype=torch.float64))
+    assert features.grid == (8,) * dims
+    x = torch.zeros(1, 8, *[15] * dims, dtype=torch.float64)
+    still = net.layers[2](x)
+    x[0, :].view(8, -1)[:, 15**dims // 2] = 1
+    moved = (net.layers[2](x) - still).abs().sum(1)[0].nonzero()
+    assert {tuple(row) for row in moved.tolist()} == set(itertools.product((3, 5, 7, 9, 11), repeat=dims))
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_shortcut_a_keeps_every_other_voxel_and_lets_the_gradient_through(depth: Literal[18, 50]) -> None:
+    """With the last norm of the branch at zero a block is its shortcut; gradient 1 where a voxel was kept."""
+    net = build(depth=depth, width=4, shortcut="A")
+    assert not [name for name in net.state_dict() if "downsample" in name]
+    block: Any = net.layers.eval().get_submodule("1.0")
+    nn.init.zeros_((block.bn2 if depth == 18 else block.bn3).weight)
+    channels = block.conv1.in_channels
+    x = torch.rand(1, channels, 4, 4, 4, generator=torch.Generator().manual_seed(0)).add(1).requires_grad_()
+    out = block(x)
+    assert torch.equal(out[:, :channels], x[:, :, ::2, ::2, ::2])
+    assert not out[:, channels:].any()
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    expected = torch.zeros_like(x)
+    expected[:, :, ::2, ::2, ::2] = 1
+    assert torch.equal(gradient, expected)
 
 
 def test_r3d18_has_as_many_parameters_as_torchvision_s() -> None:

@@ -182,7 +182,7 @@ def test_the_other_kind_of_network_is_told_in_full(tmp_path: Path) -> None:
         "use name: vit, width: 128, depth: 1, heads: 2, mlp: 4, patch: [8, 8], layer_scale: null"
     )
     assert refusal(ResNet(10, 4).state_dict(), VIT, tmp_path).endswith(
-        "use name: resnet, depth: 10, stem: imagenet, norm: batch, width: 4"
+        "use name: resnet, depth: 10, stem: imagenet, norm: batch, width: 4, shortcut: B"
     )
 
 

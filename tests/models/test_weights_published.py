@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -68,15 +68,20 @@ def dino_full_vit(state: State) -> object:
     return dino_full(state, of_teacher="")
 
 
+def of_medicalnet(depth: int) -> Any:
+    """Its network, and the backbone that is the same: 18 and 34 have shortcuts without weights."""
+    shortcut: Literal["A", "B"] = "A" if depth in (18, 34) else "B"
+    config = resnet(depth, dims=3).model_copy(update={"dilated": True, "shortcut": shortcut})
+    return lambda: ResNet(depth, 8, dims=3, channels=1, dilated=True, shortcut=shortcut), medicalnet, config, 0
+
+
 SMALL_VIT = ViTConfig(dims=2, patch=(8, 8), size=(32, 32), width=128, depth=2, heads=2)
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[State], object], ResNetConfig | ViTConfig, int]] = {
     "torchvision 18": (lambda: ResNet(18, 8), torchvision, resnet(18), 2),
     "torchvision 34": (lambda: ResNet(34, 8), torchvision, resnet(34), 2),
     "torchvision 50": (lambda: ResNet(50, 8), torchvision, resnet(50), 2),
     "torchvision 101": (lambda: ResNet(101, 8), torchvision, resnet(101), 2),
-    "MedicalNet 10": (lambda: ResNet(10, 8, dims=3, channels=1), medicalnet, resnet(10, dims=3), 0),
-    "MedicalNet 50": (lambda: ResNet(50, 8, dims=3, channels=1), medicalnet, resnet(50, dims=3), 0),
-    "MedicalNet 101": (lambda: ResNet(101, 8, dims=3, channels=1), medicalnet, resnet(101, dims=3), 0),
+    **{f"MedicalNet {depth}": of_medicalnet(depth) for depth in (10, 18, 34, 50, 101)},
     "Ciga 18": (lambda: ResNet(18, 8), ciga, resnet(18), 4),
     "SwAV 50": (lambda: SwAV(8), swav, resnet(50), 10),
     "DINO 50": (lambda: ResNet(50, 8), dino, resnet(50), 0),
@@ -174,7 +179,7 @@ def test_what_is_written_out_has_the_size_of_medicalnet(depth: int, shortcut: st
     assert round(sum(v.numel() for v in net.state_dict().values()) / 1e6, 2) == millions
 
 
-def test_medicalnet_says_that_it_was_dilated(tmp_path: Path) -> None:
+def test_a_strided_network_takes_medicalnet_and_says_that_it_was_dilated(tmp_path: Path) -> None:
     """Its own network keeps the grid of stage 2 in stages 3 and 4: 4 x 4 x 4 of 32 voxels, where ours has 1."""
     theirs = as_trained(ResNet(10, 8, dims=3, channels=1, dilated=True).double())
     torch.save({"state_dict": under("module.", theirs.state_dict())}, tmp_path / "resnet_10.pth")
@@ -185,12 +190,17 @@ def test_medicalnet_says_that_it_was_dilated(tmp_path: Path) -> None:
     with torch.no_grad():
         assert theirs(x).shape[2:] == (4, 4, 4)
         assert ours(x).grid == (1, 1, 1)
-    assert "dilated" in str(report)
+    assert str(report).endswith("here they are strided, so features are not the same: for theirs use dilated: true")
 
 
-def test_medicalnet_18_has_shortcuts_that_we_lack(tmp_path: Path) -> None:
-    theirs = ResNet(18, 8, dims=3, channels=1, dilated=True, shortcut="A")
-    theirs(torch.zeros(1, 1, 16, 16, 16))
-    torch.save({"state_dict": under("module.", theirs.state_dict())}, tmp_path / "resnet_18.pth")
-    with pytest.raises(ConfigError, match=r"shortcuts without weights .* use its ResNet-10, 50 or 101"):
+def test_a_dilated_network_says_that_torchvision_s_was_strided(tmp_path: Path) -> None:
+    torch.save(ResNet(18, 8).state_dict(), tmp_path / "resnet18.pth")
+    config = resnet(18).model_copy(update={"dilated": True})
+    _, report = published_state(WeightsConfig(path=str(tmp_path / "resnet18.pth")), config, 3)
+    assert str(report).endswith("here they are dilated, so features are not the same: for theirs use dilated: false")
+
+
+def test_medicalnet_18_wants_shortcuts_without_weights(tmp_path: Path) -> None:
+    torch.save(ResNet(18, 8, dims=3, channels=1, shortcut="A").state_dict(), tmp_path / "resnet_18.pth")
+    with pytest.raises(ConfigError, match=r"weights of a 3D ResNet-18, not this backbone: use shortcut: A$"):
         published_state(WeightsConfig(path=str(tmp_path / "resnet_18.pth")), resnet(18, dims=3), 1)

@@ -24,6 +24,9 @@ class ResNetConfig(Schema):
 
     Stems: ``imagenet`` 7^n stride 2 and max-pool; ``r3d`` 3x7x7 stride 1x2x2, no pool;
     ``small`` 3^n stride 2, no pool. ``width`` is the number of channels of the first stage (64 in papers).
+    dilated: the last two stages keep the grid of the second and look further apart instead, by 2 and by 4 voxels.
+    shortcut: where a stage changes its grid or channels, a convolution (B), or the voxels it keeps with zeros for
+    the new channels (A). MedicalNet's ResNets are ``dilated``, and its 18 and 34 have ``shortcut: A``.
     weights: published ones to start from; ``build`` does not read them, ``volssl.models.weights`` does.
     """
 
@@ -33,6 +36,8 @@ class ResNetConfig(Schema):
     stem: Literal["imagenet", "r3d", "small"] = "imagenet"
     norm: Literal["batch", "group", "instance"] = "batch"
     width: int = Field(default=64, ge=4)
+    dilated: bool = False
+    shortcut: Literal["A", "B"] = "B"
     weights: WeightsConfig | None = None
 
     @model_validator(mode="after")

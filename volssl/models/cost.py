@@ -39,12 +39,15 @@ def resnet_cost(config: ResNetConfig, channels: int, size: tuple[int, ...]) -> C
     cost.convolution(channels, config.width, kernel, size)
     if config.stem == "imagenet":
         size = _strided(size, (2,) * n)
+    strided = (1,) if config.dilated else (1, 2, 3)
     c_in, expansion = config.width, 4 if config.depth >= 50 else 1
     for stage, blocks in enumerate(BLOCKS[config.depth]):
         planes = config.width * 2**stage
         for block in range(blocks):
-            before, size = size, _strided(size, (2,) * n) if block == 0 and stage > 0 else size
+            before, size = size, _strided(size, (2,) * n) if block == 0 and stage in strided else size
             _residual_block(cost, c_in, planes, expansion, before, size)
+            if config.shortcut == "B" and c_in != planes * expansion:
+                cost.convolution(c_in, planes * expansion, (1,) * n, size)
             c_in = planes * expansion
     cost.width, cost.grid = c_in, size
     return cost
@@ -80,8 +83,6 @@ def _residual_block(
         cost.convolution(c_in, planes, one, before)
         cost.convolution(planes, planes, three, size)
         cost.convolution(planes, planes * expansion, one, size)
-    if c_in != planes * expansion or before != size:
-        cost.convolution(c_in, planes * expansion, one, size)
 
 
 def _strided(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:

@@ -29,9 +29,6 @@ _PREFIXES = re.compile(r"^(?:(?:module|model|resnet|backbone)\.)+")  # DataParal
 _STEMS = {(7, 7): "imagenet", (7, 7, 7): "imagenet", (3, 7, 7): "r3d"}
 _HEAD_WIDTH = 64  # of ViT-Ti, S, B and L: the shapes do not tell the number of heads
 _OF_VIT = {"cls_token", "pos_embed", "patch_embed", "blocks", "norm", "register_tokens", "dist_token"}
-_DILATED = (
-    "MedicalNet trained its last two stages dilated; here they are strided, as in MONAI, so features are not the same"
-)
 
 
 @dataclass(frozen=True)
@@ -39,14 +36,13 @@ class Published:
     """Weights as they are in a file.
 
     backbone: the network they were trained in. tensors: by volssl's names. keys: what the file calls them.
-    left: the file's other keys, of heads. notes: what else to know.
+    left: the file's other keys, of heads.
     """
 
     backbone: ResNetConfig | ViTConfig
     tensors: Tensors
     keys: dict[str, str]
     left: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def recognise(path: Path) -> Published:
@@ -72,10 +68,10 @@ def recognise(path: Path) -> Published:
         tensors = {name: content[key] for name, key in keys.items()}
         left += [key for end, key in short.items() if not our_name(end)]
         try:
-            backbone, notes = recognised(path, tensors)
+            backbone = recognised(path, tensors)
         except (IndexError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: its weights have the names of a network and not its shapes") from error
-        return Published(backbone, tensors, keys, tuple(left), notes)
+        return Published(backbone, tensors, keys, tuple(left))
     some = ", ".join(list(content or found)[:3]) or "none"
     raise ConfigError(
         f"{path}: no backbone known here has such keys ({some}): give weights of torchvision, MedicalNet, "
@@ -114,31 +110,22 @@ def _of_vit(key: str) -> str:
     return key if key.split(".")[0] in _OF_VIT else ""
 
 
-def _resnet(path: Path, tensors: Tensors) -> tuple[ResNetConfig, tuple[str, ...]]:
+def _resnet(path: Path, tensors: Tensors) -> ResNetConfig:
     stem = tensors["stem.0.weight"]
     kernel, dims, bottleneck = tuple(stem.shape[2:]), stem.ndim - 2, "layers.0.0.conv3.weight" in tensors
     blocks = tuple(len({k.split(".")[2] for k in tensors if k.startswith(f"layers.{i}.")}) for i in range(4))
     depth = next((d for d, known in BLOCKS.items() if known == blocks and (d >= 50) == bottleneck), None)
     if depth is None or kernel not in _STEMS:
         raise ConfigError(f"{path}: a ResNet of {blocks} blocks with a kernel of {kernel} first is not known here")
-    config = ResNetConfig.model_validate(
-        {"dims": dims, "depth": depth, "stem": _STEMS[kernel], "norm": "batch", "width": len(stem)}
-    )
-    return config, _check_medicalnet(path, tensors) if kernel == (7, 7, 7) else ()
-
-
-def _check_medicalnet(path: Path, tensors: Tensors) -> tuple[str, ...]:
-    if tensors["stem.0.weight"].shape[1] != 1:
+    of_medicalnet = kernel == (7, 7, 7)
+    if of_medicalnet and stem.shape[1] != 1:
         raise ConfigError(f"{path}: a 3D ResNet on several channels is not MedicalNet's, and keys tell no strides")
-    if "layers.1.0.downsample.0.weight" not in tensors:
-        raise ConfigError(
-            f"{path}: MedicalNet's ResNet-18 and 34 have shortcuts without weights (type A), which no backbone "
-            f"here has: use its ResNet-10, 50 or 101"
-        )
-    return (_DILATED,)
+    facts = {"dims": dims, "depth": depth, "stem": _STEMS[kernel], "norm": "batch", "width": len(stem)}
+    shortcut = "B" if "layers.1.0.downsample.0.weight" in tensors else "A"
+    return ResNetConfig.model_validate(facts | {"dilated": of_medicalnet, "shortcut": shortcut})
 
 
-def _vit(path: Path, tensors: Tensors) -> tuple[ViTConfig, tuple[str, ...]]:
+def _vit(path: Path, tensors: Tensors) -> ViTConfig:
     first = tensors["patch_embed.proj.weight"]
     hidden, positions = tensors.get("blocks.0.mlp.fc1.weight"), tensors.get("pos_embed")
     width, patch = first.shape[0], tuple(first.shape[2:])
@@ -146,7 +133,7 @@ def _vit(path: Path, tensors: Tensors) -> tuple[ViTConfig, tuple[str, ...]]:
     square = positions is not None and side > 0 and positions.shape == (1, 1 + side**2, width)
     if hidden is None or first.ndim != 4 or not square or width % _HEAD_WIDTH:
         raise ConfigError(f"{path}: a ViT, but not one of DINO's (a class token and a square of patches in 2D)")
-    config = ViTConfig(
+    return ViTConfig(
         dims=2,
         patch=patch,
         size=tuple(side * n for n in patch),
@@ -156,12 +143,9 @@ def _vit(path: Path, tensors: Tensors) -> tuple[ViTConfig, tuple[str, ...]]:
         mlp=len(hidden) // width,
         layer_scale=1.0 if "blocks.0.ls1.gamma" in tensors else None,
     )
-    return config, ()
 
 
-_Form = tuple[
-    set[str], Callable[[str], str], Callable[[Path, "Tensors"], tuple[ResNetConfig | ViTConfig, tuple[str, ...]]]
-]
+_Form = tuple[set[str], Callable[[str], str], Callable[[Path, "Tensors"], ResNetConfig | ViTConfig]]
 _FORMS: tuple[_Form, ...] = (
     ({"conv1.weight", "layer1.0.conv1.weight"}, _of_resnet, _resnet),
     ({"stem.0.weight", "layer1.0.conv1.0.weight"}, _of_video, _resnet),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from monai.networks.nets import resnet as monai_resnet
 from torch import Tensor, nn
@@ -25,6 +28,11 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig, channels: int) -> None:
         super().__init__()
         net = _build(config, channels)
+        if config.dilated:
+            _dilate(net.layer3, 2)
+            _dilate(net.layer4, 4)
+        if config.shortcut == "A":
+            _take_weights_off_shortcuts(net)
         pool = [net.maxpool] if config.stem == "imagenet" else []
         self.stem = nn.Sequential(net.conv1, net.bn1, net.act, *pool)
         self.layers = nn.Sequential(net.layer1, net.layer2, net.layer3, net.layer4)
@@ -40,6 +48,37 @@ class ResNet(nn.Module):
         tokens = rearrange(out, "b d ... -> b (...) d")
         pooled = tokens.mean(1, dtype=torch.promote_types(out.dtype, torch.float32))
         return Features(tokens, grid=tuple(out.shape[2:]), pooled=pooled)
+
+
+class Shortcut(nn.Module):
+    """He et al.'s shortcut A: (B, C, *spatial) to every ``stride``-th voxel, with ``grow`` channels of zeros behind.
+
+    MONAI's own stops the gradient.
+    """
+
+    def __init__(self, grow: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        self.grow = grow
+        self.kept = tuple(slice(None, None, s) for s in (1, 1, *stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[self.kept], (*(0, 0) * (x.ndim - 2), 0, self.grow))
+
+
+def _dilate(stage: nn.Module, by: int) -> None:
+    """Turn the stage's strides into dilations ``by`` so many voxels, in place."""
+    for conv in stage.modules():
+        if isinstance(conv, nn.Conv2d | nn.Conv3d):
+            conv.stride = (1,) * len(conv.stride)
+            if conv.kernel_size[0] > 1:
+                conv.dilation = conv.padding = (by,) * len(conv.stride)
+
+
+def _take_weights_off_shortcuts(net: nn.Module) -> None:
+    for block in net.modules():
+        if isinstance(shortcut := getattr(block, "downsample", None), nn.Sequential):
+            conv: Any = shortcut[0]
+            block.downsample = Shortcut(conv.out_channels - conv.in_channels, conv.stride)
 
 
 def _build(config: ResNetConfig, channels: int) -> monai_resnet.ResNet:

@@ -87,7 +87,7 @@ def published_state(
             raise ConfigError(f"{weights.path}: {found.keys[name]} is {shapes}: these weights are of another network")
     same = {name: state[name] is tensor for name, tensor in found.tensors.items()}
     matched, adapted = (tuple(found.keys[n] for n in wanted if same.get(n) is kept) for kept in (True, False))
-    return state, ImportReport(matched, adapted, found.left, found.notes)
+    return state, ImportReport(matched, adapted, found.left, _notes(backbone, found.backbone))
 
 
 def load_kinetics_r3d18(path: str | Path, channels: int) -> tuple[ResNetConfig, Tensors, ImportReport]:
@@ -178,10 +178,19 @@ def _misfit(asked: ResNetConfig | ViTConfig, has: ResNetConfig | ViTConfig, may_
     return changes
 
 
+def _notes(asked: ResNetConfig | ViTConfig, has: ResNetConfig | ViTConfig) -> tuple[str, ...]:
+    """Weights fit with and without dilation, which no shape tells and the features depend on."""
+    if not isinstance(asked, ResNetConfig) or not isinstance(has, ResNetConfig) or asked.dilated == has.dilated:
+        return ()
+    was, now = ("dilated", "strided") if has.dilated else ("strided", "dilated")
+    remedy = f"for theirs use dilated: {str(has.dilated).lower()}"
+    return (f"trained with its last two stages {was}; here they are {now}, so features are not the same: {remedy}",)
+
+
 def _facts(config: ResNetConfig | ViTConfig) -> dict[str, object]:
     """What of a configuration the weights decide."""
     if isinstance(config, ResNetConfig):
-        return config.model_dump(include={"name", "dims", "depth", "stem", "norm", "width"})
+        return config.model_dump(include={"name", "dims", "depth", "stem", "norm", "width", "shortcut"})
     shape = {"patch": list(config.patch), "layer_scale": "null" if config.layer_scale is None else "1.0"}
     return config.model_dump(include={"name", "dims", "width", "depth", "heads", "mlp"}) | shape
 
