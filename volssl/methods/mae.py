@@ -75,8 +75,11 @@ class MAE(Method):
         places = math.prod(grid[1:]) if self.config.tube else math.prod(grid)
         kept = min(max(round(places * (1 - self.config.mask)), 1), places - 1)
         keys = [np.array([seed, view], dtype=np.uint64) for seed in seeds.tolist()]
-        # raw words, as for the order of the items: their stream stays the same for ever
-        orders = [np.argsort(np.random.Philox(key=key).random_raw(places), kind="stable") for key in keys]
+        # Raw words, as for the order of the items: their stream stays the same for ever. From another place of it
+        # than the view's own draws, or what is hidden would follow from the crop.
+        counter = np.array([0, 0, 0, 1], dtype=np.uint64)
+        streams = (np.random.Philox(key=key, counter=counter) for key in keys)
+        orders = [np.argsort(stream.random_raw(places), kind="stable") for stream in streams]
         order = torch.from_numpy(np.stack(orders)).to(seeds.device)
         keep, hidden = order[:, :kept], order[:, kept:]
         if self.config.tube:
