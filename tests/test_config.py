@@ -51,6 +51,16 @@ def test_a_good_configuration_reads_and_comes_back_the_same(write: Path, tmp_pat
     assert config.load(again) == run
 
 
+def test_a_weight_decay_is_one_number_or_two(write: Path, tmp_path: Path) -> None:
+    write.write_text(GOOD)
+    run = config.load(write, ["optim.weight_decay=[0.04, 0.4]"])
+    assert run.optim.weight_decay == (0.04, 0.4)
+    again = tmp_path / "again.yaml"
+    again.write_text(config.dump(run))
+    assert config.load(again) == run
+    assert config.differences(config.load(write), run) == ["optim.weight_decay: 1.5e-06 -> [0.04, 0.4]"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -58,6 +68,11 @@ def test_a_good_configuration_reads_and_comes_back_the_same(write: Path, tmp_pat
         ("momentum:", "momentun:", "c.yaml:8:22: method.momentun: no such key: did you mean momentum?"),
         ("output: runs/x", "putput: runs/x", "c.yaml:1:1: putput: no such key: did you mean output?"),
         ("lr: 0.2", "lr: yes", "c.yaml:9:21: optim.lr: Input should be a valid number (got 'yes')"),
+        (
+            "decay: 1.5e-6",
+            "decay: -1",
+            "c.yaml:9:30: optim.weight_decay: Input should be greater than or equal to 0 (got -1)",
+        ),
         ("lr: 0.2", "lr: true", "c.yaml:9:21: optim.lr: Input should be a valid number (got True)"),
         ("lr: 0.2", "lr: -1", "c.yaml:9:21: optim.lr: Input should be greater than 0 (got -1)"),
         ("name: lars", "name: lion", "c.yaml:9:1: optim: name: no lion: there is lars, adamw, sgd"),

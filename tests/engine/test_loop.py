@@ -20,11 +20,12 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from volssl.engine import AdamWConfig, LARSConfig, LoopConfig, OptimConfig, checkpoint
+from volssl.engine import AdamWConfig, LARSConfig, LoopConfig, OptimConfig, SGDConfig, checkpoint
 from volssl.engine import trainer as trainer_module
 from volssl.engine.checkpoint import list_checkpoints, load_latest
 from volssl.engine.distributed import Group
 from volssl.engine.loop import Evaluation, fit
+from volssl.engine.schedule import weight_decay
 from volssl.errors import RunError
 from volssl.methods.base import Method
 from volssl.models.norm import BatchNorm, defer_statistics
@@ -211,6 +212,41 @@ def test_other_optimisers_and_log_intervals_resume_alike(tmp_path: Path, optim: 
     run(tmp_path / "b", optim=optim, log_every=4)
     assert identical(tmp_path / "a", tmp_path / "b")
     assert [line["step"] for line in end(tmp_path / "a")[1]] == [4, 8, 10]
+
+
+@pytest.mark.parametrize("optim", [AdamWConfig, LARSConfig, SGDConfig])
+def test_a_weight_decay_that_varies_resumes_alike_and_is_logged(tmp_path: Path, optim: type[OptimConfig]) -> None:
+    """From 0 to 0.5: at step 0, 5 of 10 it is 0, 0.25. What never varies is not logged, and ends elsewhere."""
+    rising = optim(lr=0.01, weight_decay=(0.0, 0.5))
+    run(tmp_path / "a", optim=rising)
+    with pytest.raises(CrashError):
+        run(tmp_path / "b", optim=rising, evaluations=(crash_at(5),))
+    run(tmp_path / "b", optim=rising)
+    assert identical(tmp_path / "a", tmp_path / "b")
+    lines = end(tmp_path / "a")[1]
+    assert (lines[0]["weight_decay"], lines[5]["weight_decay"]) == pytest.approx((0.0, 0.25))
+    run(tmp_path / "c", optim=optim(lr=0.01, weight_decay=0.0))
+    ours, (theirs, others) = end(tmp_path / "a")[0], end(tmp_path / "c")
+    assert not any("weight_decay" in line for line in others)
+    weight = "method.student.1.weight"
+    assert not torch.equal(ours[weight], theirs[weight])
+
+
+def test_a_resume_that_started_the_weight_decay_anew_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: after the crash, the schedule counts from 0 again."""
+    rising = AdamWConfig(lr=0.01, weight_decay=(0.0, 0.5))
+    run(tmp_path / "a", optim=rising)
+    with pytest.raises(CrashError):
+        run(tmp_path / "b", optim=rising, evaluations=(crash_at(5),))
+
+    def anew(optim: OptimConfig, at: Progress) -> float:
+        return weight_decay(optim, Progress(at.step - 3, at.steps))
+
+    monkeypatch.setattr(trainer_module, "weight_decay", anew)
+    run(tmp_path / "b", optim=rising)
+    assert not identical(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.parametrize("forgotten", ["optimizer.", "method.teacher", "method.student.2.running"])

@@ -16,6 +16,7 @@ from volssl.engine.optim import (
     optimizer_tensors,
     parameter_groups,
     set_learning_rate,
+    set_weight_decay,
 )
 from volssl.errors import RunError
 
@@ -103,6 +104,34 @@ def test_norm_weights_and_biases_neither_decay_nor_adapt() -> None:
     assert (decayed["weight_decay"], plain["weight_decay"], plain["adapt"]) == (0.5, 0.0, False)
     (everything,) = parameter_groups(SGDConfig(lr=1.0, weight_decay=0.5, exclude_norm_and_bias=False), made)
     assert len(everything["params"]) == 4
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_a_weight_decay_that_varies_moves_only_what_decays(config: OptimConfig) -> None:
+    """Two steps, without decay and with 0.5 in the second: after the first all is alike, after the second the norm's
+    weights and all biases still are, and the other weights are not."""
+    made, twin = network(), network()
+    pairs = [(n, build_optimizer(config.model_copy(update={"weight_decay": (0.0, 0.5)}), n)) for n in (made, twin)]
+    for step, decay in enumerate((0.0, 0.5)):
+        for (network_, optimizer), set_to in zip(pairs, (decay, 0.0), strict=True):
+            set_gradients(network_, step)
+            set_weight_decay(optimizer, set_to)
+            optimizer.step()
+        alike = [torch.equal(a, b) for a, b in zip(made.parameters(), twin.parameters(), strict=True)]
+        assert alike == [p.ndim == 1 or step == 0 for p in made.parameters()]
+    assert [group["weight_decay"] for group in pairs[0][1].param_groups] == [0.5, 0.0]
+
+
+def test_adamw_decays_by_hand() -> None:
+    """Without a gradient only the decay of AdamW moves a weight: w (1 - lr decay), 8 * 0.5 = 4, then 4 * 0.75 = 3."""
+    layer = nn.Linear(1, 1)
+    layer.weight.data, layer.bias.data = torch.tensor([[8.0]]), torch.tensor([8.0])
+    optimizer = build_optimizer(AdamWConfig(lr=0.5, weight_decay=(1.0, 0.5)), layer)
+    for decay, expected in ((1.0, 4.0), (0.5, 3.0)):
+        layer.weight.grad, layer.bias.grad = torch.zeros(1, 1), torch.zeros(1)
+        set_weight_decay(optimizer, decay)
+        optimizer.step()
+        assert (layer.weight.item(), layer.bias.item()) == (expected, 8.0)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)

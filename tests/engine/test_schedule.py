@@ -1,11 +1,11 @@
-"""The learning rate against arithmetic done by hand."""
+"""Learning rate and weight decay against arithmetic done by hand."""
 
 from __future__ import annotations
 
 import pytest
 
-from volssl.engine import SGDConfig
-from volssl.engine.schedule import learning_rate
+from volssl.engine import AdamWConfig, SGDConfig
+from volssl.engine.schedule import learning_rate, weight_decay
 from volssl.types import Progress
 
 
@@ -40,3 +40,18 @@ def test_it_rises_then_falls() -> None:
     found = rates(SGDConfig(lr=1.0, warmup=10), 100)
     assert found[:11] == sorted(found[:11])
     assert found[10:] == sorted(found[10:], reverse=True)
+
+
+def test_weight_decay_by_hand() -> None:
+    """From 0.04 to 0.4 in 4 steps: 0.4 - 0.36 * (1 + cos(pi k / 4)) / 2 for k = 0..3, with cos 1, 0.7071, 0, -0.7071.
+
+    The end is that of the run, one step after its last.
+    """
+    config = AdamWConfig(lr=1.0, weight_decay=(0.04, 0.4))
+    expected = [0.04, 0.09272077938642143, 0.22, 0.34727922061357857]
+    assert [weight_decay(config, Progress(k, 4)) for k in range(4)] == pytest.approx(expected, abs=1e-15)
+    assert weight_decay(config, Progress(4, 4)) == 0.4
+
+
+def test_a_single_weight_decay_stays_as_it_is_written() -> None:
+    assert {weight_decay(SGDConfig(lr=1.0, weight_decay=0.04), Progress(k, 7)) for k in range(7)} == {0.04}

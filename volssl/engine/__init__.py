@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from volssl.schema import Schema
+
+_Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _form(given: Any) -> str:
+    return "ends" if isinstance(given, tuple | list) else "one"
+
+
+# A union told apart by its form reports one fault, not one for each of its members.
+Decay = Annotated[Annotated[_Decay, Tag("one")] | Annotated[tuple[_Decay, _Decay], Tag("ends")], Discriminator(_form)]
 
 
 class _Optim(Schema):
     """What every optimiser shares. What is written is what runs: nothing is scaled by the batch.
 
     lr: peak learning rate. warmup: optimiser steps of linear warm-up; then a half cosine to ``final_lr``.
+    weight_decay: one number, or those of the first step and of the last, with a half cosine between them.
     exclude_norm_and_bias: no weight decay (and no LARS adaptation) for one-dimensional parameters.
     clip: largest norm of the whole gradient, none where absent.
     """
 
     lr: float = Field(gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: Decay = 0.0
     warmup: int = Field(default=0, ge=0)
     final_lr: float = Field(default=0.0, ge=0)
     exclude_norm_and_bias: bool = True

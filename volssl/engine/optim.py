@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from volssl.engine import AdamWConfig, LARSConfig, SGDConfig
+from volssl.engine.schedule import weight_decay
 from volssl.errors import RunError
+from volssl.types import Progress
 
 if TYPE_CHECKING:
     from volssl.engine import OptimConfig
@@ -87,7 +89,8 @@ def trust_ratios(weights: list[Tensor], updates: list[Tensor], trust: float) -> 
 def build_optimizer(config: OptimConfig, method: nn.Module) -> Optimizer:
     """The optimiser of every parameter of ``method`` that requires a gradient.
 
-    The learning rate in its groups is the peak; ``set_learning_rate`` sets that of a step.
+    Its groups have the peak of the learning rate and the first weight decay; ``set_learning_rate`` and
+    ``set_weight_decay`` set those of a step.
     """
     # Never fused=True: on a CPU it is silently wrong where gradient and weight differ in layout (torch 2.13).
     groups = parameter_groups(config, method)
@@ -108,11 +111,13 @@ def parameter_groups(config: OptimConfig, method: nn.Module) -> list[dict[str, A
     plain = {name for name, p in named if config.exclude_norm_and_bias and p.ndim <= 1}
     decayed: dict[str, Any] = {
         "params": [(name, p) for name, p in named if name not in plain],
-        "weight_decay": config.weight_decay,
+        "weight_decay": weight_decay(config, Progress(0, 1)),
+        "decays": True,
     }
     excluded: dict[str, Any] = {
         "params": [(name, p) for name, p in named if name in plain],
         "weight_decay": 0.0,
+        "decays": False,
     }
     if isinstance(config, LARSConfig):
         excluded["adapt"] = False
@@ -123,6 +128,13 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """The learning rate of the next step, in every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def set_weight_decay(optimizer: Optimizer, decay: float) -> None:
+    """The weight decay of the next step, in the group that decays."""
+    for group in optimizer.param_groups:
+        if group["decays"]:
+            group["weight_decay"] = decay
 
 
 def gradient_norm(module: nn.Module) -> Tensor:

@@ -1,10 +1,11 @@
-"""The learning rate as a pure function of the optimiser step."""
+"""Learning rate and weight decay as pure functions of the optimiser step."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from volssl.methods.base import half_cosine
 from volssl.types import Progress
 
 if TYPE_CHECKING:
@@ -23,3 +24,9 @@ def learning_rate(config: OptimConfig, at: Progress) -> float:
     fall = max(at.steps - 1 - config.warmup, 1)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min((at.step - config.warmup) / fall, 1.0)))
     return config.final_lr + (config.lr - config.final_lr) * cosine
+
+
+def weight_decay(config: OptimConfig, at: Progress) -> float:
+    """One number always, or along a half cosine as DINO's rises (Caron et al. 2021, arXiv 2104.14294, section 3.2)."""
+    decay = config.weight_decay
+    return half_cosine(decay, at) if isinstance(decay, tuple) else decay

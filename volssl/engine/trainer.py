@@ -18,8 +18,9 @@ from volssl.engine.optim import (
     load_optimizer_tensors,
     optimizer_tensors,
     set_learning_rate,
+    set_weight_decay,
 )
-from volssl.engine.schedule import learning_rate
+from volssl.engine.schedule import learning_rate, weight_decay
 from volssl.engine.step import NonFiniteError, backward
 from volssl.errors import RunError
 from volssl.methods.base import Method
@@ -68,8 +69,9 @@ class Trainer:
             raise RunError(self._too_large()) from None
         if self.optim.clip:
             clip_gradients(self.optimizer, loss.metrics["gradient_norm"], self.optim.clip)
-        rate = learning_rate(self.optim, at)
+        rate, decay = learning_rate(self.optim, at), weight_decay(self.optim, at)
         set_learning_rate(self.optimizer, rate)
+        set_weight_decay(self.optimizer, decay)
         try:
             self.optimizer.step()  # the first one makes the optimiser's state
         except torch.OutOfMemoryError:
@@ -78,7 +80,8 @@ class Trainer:
                 "use a smaller backbone or a device with more memory"
             ) from None
         self.method.after_step(loss.stats, at)
-        return {"loss": loss.total, "lr": rate, **loss.metrics}
+        varies = {"weight_decay": decay} if isinstance(self.optim.weight_decay, tuple) else {}
+        return {"loss": loss.total, "lr": rate, **varies, **loss.metrics}
 
     def _too_large(self) -> str:
         """One line that names what is still left to make smaller."""
