@@ -119,34 +119,43 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
     if run.method.coupled and run.loop.batch < 2:
         yield "loop.batch", f"1 leaves {run.method.name} nothing to compare an item with: use 2 or more"
     dims = run.data.dims
-    for key, backbone in run.backbones.items():
-        if backbone.dims != dims:
-            yield f"{key}.dims", f"{backbone.dims} does not fit {dims}D data ({run.data.name}): use {dims}"
+    other = {key: backbone.dims for key, backbone in run.backbones.items() if backbone.dims != dims}
+    for key, given in other.items():
+        yield f"{key}.dims", f"{given} does not fit {dims}D data ({run.data.name}): use {dims}"
     for key, value in (("views.size", run.views.size), ("data.region", run.region)):
         if len(value) != dims:
             yield key, f"{list(value)} has {len(value)} numbers, the data are {dims}D: give {dims}"
             return
     if problem := run.views.fits(run.region):
         yield "views.size", problem
-    for key, size in _sizes(run.views).items():
-        problems = {name: backbone.fits(size) for name, backbone in run.backbones.items()}
-        yield from ((key, told.replace("backbone.", f"{name}.")) for name, told in problems.items() if told)
-        if not any(problems.values()):
-            yield from _norm_faults(run, key, size)
-    if not any(backbone.fits(run.views.size) for backbone in run.backbones.values()):
-        yield from filter(None, [run.method.fits(run.backbone, run.views.size)])
+    if not other:
+        yield from _backbone_faults(run)
     fewest, most = run.method.views
     if not fewest <= run.views.count <= most:
         wanted = str(fewest) if fewest == most else f"{fewest} or more"
         yield "views.count", f"{run.views.count} views, but {run.method.name} takes {wanted}"
     if run.views.local is not None and not run.method.local:
         yield "views.local", f"{run.method.name} uses no small views: take it out"
+    if (setting := run.views.colour()) and run.data.channels != 3:
+        what = f"changes colours, and {run.data.name} has {run.data.channels} channel(s)"
+        yield f"views.{setting}", f"{what}: take it out, or use data.colour: rgb"
     yield from _part_faults(run)
     if run.optim.warmup >= run.loop.steps:
         yield (
             "optim.warmup",
             f"{run.optim.warmup} steps of warm-up in a run of {run.loop.steps}: make it shorter",
         )
+
+
+def _backbone_faults(run: Run) -> Iterator[tuple[str, str]]:
+    """What encoders of the data's dimensions cannot do with these views, or the method with these encoders."""
+    for key, size in _sizes(run.views).items():
+        problems = {name: backbone.fits(size) for name, backbone in run.backbones.items()}
+        yield from ((key, told.replace("backbone.", f"{name}.")) for name, told in problems.items() if told)
+        if not any(problems.values()):
+            yield from _norm_faults(run, key, size)
+    if not run.backbone.fits(run.views.size) and (fault := run.method.fits(run.backbone, run.views.size)):
+        yield fault
 
 
 def _sizes(views: ViewsConfig) -> dict[str, tuple[int, ...]]:
