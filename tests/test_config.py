@@ -108,6 +108,16 @@ def test_one_line_names_place_key_value_and_remedy(write: Path, old: str, new: s
     assert message in faults(write, GOOD.replace(old, new, 1))
 
 
+@pytest.mark.parametrize("setting", ["stain", "p.grey"])
+def test_colour_operations_need_colours(write: Path, setting: str) -> None:
+    override = "views.stain=[0.7, 1.4]" if setting == "stain" else "views.p.grey=0.2"
+    (line,) = faults(write, GOOD, override)
+    assert f"views.{setting}: changes colours, and stack has 1 channel(s): take it out, or use data.colour: rgb" in line
+    flat = ["data={name: image, root: a, colour: rgb}", "views={size: [32, 32]}", "backbone.dims=2", override]
+    write.write_text(GOOD)
+    assert config.load(write, flat).views.colour() == setting
+
+
 def test_every_fault_is_told_at_once(write: Path) -> None:
     text = GOOD.replace("dims: 3", "dims: 9").replace("lr: 0.2", "lr: -1").replace("steps: 10", "stepz: 10")
     assert len(faults(write, text)) == 4  # dims, lr, stepz unknown, steps missing

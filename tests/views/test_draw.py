@@ -36,6 +36,10 @@ RICH = ViewsConfig(
     bias=(0.1, 0.3),
     noise=(0.01, 0.1),
     dropout=(0.1, 0.3),
+    stain=(0.7, 1.4),
+    stain_shift=(-0.05, 0.05),
+    saturation=(0.5, 1.5),
+    hue=(-0.1, 0.1),
 )
 
 
@@ -64,12 +68,27 @@ def test_turning_an_operation_on_leaves_the_others_as_they_were() -> None:
     assert {name for name, kept in same.items() if not kept} == {"bands", "boxes", "gamma"}
 
 
+def test_a_seed_draws_what_it_has_always_drawn() -> None:
+    """A run that goes on with a later version sees the same views: new draws come after the old ones.
+
+    The numbers are those of the version before colours; its last draws were the noise's seed and the boxes.
+    """
+    p = draw(RICH, [3, -7], 1, REGION)
+    assert p.noise_seed.tolist() == [1849178715999846, 6260586819948128]
+    assert p.boxes[:, -1, -1, 0].tolist() == pytest.approx([0.2664343927396788, 0.06841260201238274], abs=1e-12)
+    assert p.gamma.tolist() == pytest.approx([0.931557834148407, 0.8737807869911194])
+
+
 def test_the_defaults_draw_the_identity() -> None:
     p = draw(ViewsConfig(size=(16, 32, 32)), [1, 2, 3], 0, REGION)
     eye = torch.eye(3, dtype=torch.float64).expand(3, 3, 3)
     assert torch.equal(p.matrix, eye)
-    assert not any(getattr(p, name).any() for name in ("centre", "blur", "brightness", "bias", "noise"))
-    assert all((getattr(p, name) == 1).all() for name in ("coarse", "bands", "gamma", "contrast"))
+    assert not any(
+        getattr(p, name).any() for name in ("centre", "blur", "brightness", "bias", "noise", "stain_shift", "hue")
+    )
+    assert all(
+        (getattr(p, name) == 1).all() for name in ("coarse", "bands", "gamma", "contrast", "stain", "saturation")
+    )
     assert torch.equal(p.curve, torch.linspace(0, 1, 5).expand(3, 5))
     assert torch.equal(p.boxes[..., 0], p.boxes[..., 1])
 
@@ -86,10 +105,15 @@ def test_everything_drawn_lies_within_its_bounds() -> None:
         (p.coarse[:, 0], RICH.thick),
         (p.coarse[:, 2], RICH.coarse),
         (p.bands, RICH.bands),
+        (p.stain, RICH.stain),
+        (p.stain_shift, RICH.stain_shift),
+        (p.saturation, RICH.saturation),
+        (p.hue, RICH.hue),
     ):
         assert low <= values.min() < low + 0.2 * (high - low)
         assert high - 0.2 * (high - low) < values.max() <= high
     assert torch.equal(p.blur[:, 1], p.blur[:, 2])
+    assert not torch.isclose(p.stain[:, 0], p.stain[:, 1]).any()
     assert (p.curve.diff(dim=1) > 0).all()
     assert p.bias.abs().max() <= 0.3
     edges = p.boxes[..., 1] - p.boxes[..., 0]
@@ -116,10 +140,14 @@ def test_crops_lie_within_the_region_and_keep_the_share_asked_for() -> None:
 
 
 def test_probabilities_are_met() -> None:
-    config = RICH.model_copy(update={"p": Chances(gamma=0.25, noise=0.0, flip=0.5, tilt=0.0)})
+    config = RICH.model_copy(update={"p": Chances(gamma=0.25, noise=0.0, flip=0.5, tilt=0.0, stain=0.3, grey=0.2)})
     p = draw(config, range(2000), 0, REGION)
     assert 0.21 < (p.gamma != 1).double().mean() < 0.29
     assert not p.noise.any()
+    still = (p.stain == 1).all(dim=1)
+    assert torch.equal(still, (p.stain_shift == 0).all(dim=1))
+    assert 0.66 < still.double().mean() < 0.74
+    assert 0.16 < (p.saturation == 0).double().mean() < 0.24
     assert 0.45 < (p.matrix[:, 0, 0] < 0).double().mean() < 0.55
 
 

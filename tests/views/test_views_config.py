@@ -35,6 +35,8 @@ def test_the_published_example_parses() -> None:
         ({"crop": 0.5}, "valid array"),
         ({"noise": [0.0, -1.0]}, "greater than or equal to 0"),
         ({"histogram": [0.0, 1.5]}, "less than or equal to 1"),
+        ({"hue": [-0.6, 0.1]}, "greater than or equal to -0.5"),
+        ({"stain": [0.0, 1.0]}, "greater than 0"),
         ({"p": {"blur": 1.5}}, "less than or equal to 1"),
         ({"p": {"crop": 1.0}}, "Extra inputs"),
         ({"size": [64]}, "rows x columns"),

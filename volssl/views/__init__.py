@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 AXES = ("slices", "rows", "columns")
 BANDS = 7  # more would blur by 256 voxels
+HOLES = 64
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -29,6 +30,7 @@ _Coarsening = Annotated[float, Field(ge=1, le=16)]
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Degrees = Annotated[float, Field(ge=-180, le=180)]
+_Turn = Annotated[float, Field(ge=-0.5, le=0.5)]
 Range = Annotated[tuple[_Finite, _Finite], _ORDERED]
 Share = Annotated[tuple[_Share, _Share], _ORDERED]
 Factor = Annotated[tuple[_Factor, _Factor], _ORDERED]
@@ -36,13 +38,17 @@ Coarsening = Annotated[tuple[_Coarsening, _Coarsening], _ORDERED]
 Amount = Annotated[tuple[_Amount, _Amount], _ORDERED]
 Fraction = Annotated[tuple[_Fraction, _Fraction], _ORDERED]
 Degrees = Annotated[tuple[_Degrees, _Degrees], _ORDERED]
+Turn = Annotated[tuple[_Turn, _Turn], _ORDERED]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Annotated[int, Field(ge=1)], ...]
 Edge = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Chances(Schema):
-    """The probability of each operation, per view. An operation whose range is its identity never acts."""
+    """The probability of each operation, per view. An operation whose range is its identity never acts.
+
+    ``grey`` has no range: it replaces the colours by their luma, and is off.
+    """
 
     flip: Probability = 0.5
     rotate: Probability = 1.0
@@ -58,6 +64,10 @@ class Chances(Schema):
     bias: Probability = 1.0
     noise: Probability = 1.0
     dropout: Probability = 1.0
+    stain: Probability = 1.0
+    saturation: Probability = 1.0
+    hue: Probability = 1.0
+    grey: Probability = 0.0
 
 
 class LocalConfig(Schema):
@@ -76,7 +86,7 @@ class ViewsConfig(Schema):
     """What a view of an item is. Every default is an identity: the view is the region, resampled to ``size``.
 
     A pair is a range that each view draws from: evenly, or evenly in the logarithm where it is a factor
-    (aspect, scale, coarse, thick, bands, gamma, contrast). Where absent, nothing is drawn or done.
+    (aspect, scale, coarse, thick, bands, gamma, contrast, stain, saturation). Where absent, nothing is drawn or done.
 
     Geometry, all of it one resampling:
         size: slices x rows x columns, or rows x columns. count: how many global views (``0``, ``1``, ...).
@@ -95,7 +105,12 @@ class ViewsConfig(Schema):
         intensity curve move, 1 = until they may touch. gamma: exponent between the view's least and greatest.
         contrast: factor about the mean. brightness: added. bias: size of the coefficients of the bias field's
         logarithm. noise: sd of Gaussian noise. dropout: edge of each of ``holes`` boxes set to 0, as a share
-        of the view's edge.
+        of the view's edge. joint: minimum, maximum and mean over all channels, which keeps the colours of
+        ``histogram``, ``gamma`` and ``contrast``; each channel's own where absent.
+    Colour, of red, green and blue in 0..1:
+        stain: factor on the amounts of hematoxylin and of eosin, one for each; stain_shift: added to them, as
+        optical density (log10). saturation: factor on the distance from the luma. hue: turn about the luma,
+        as a fraction of the circle; red goes towards yellow.
     """
 
     size: Size
@@ -123,7 +138,12 @@ class ViewsConfig(Schema):
     bias: Amount = (0.0, 0.0)
     noise: Amount = (0.0, 0.0)
     dropout: Fraction = (0.0, 0.0)
-    holes: int = Field(default=4, ge=1, le=64)
+    holes: int = Field(default=4, ge=1, le=HOLES)
+    joint: bool = False
+    stain: Factor = (1.0, 1.0)
+    stain_shift: Range = (0.0, 0.0)
+    saturation: Factor = (1.0, 1.0)
+    hue: Turn = (0.0, 0.0)
     p: Chances = Chances()
 
     @property
@@ -148,8 +168,14 @@ class ViewsConfig(Schema):
     def _through_plane(self) -> str | None:
         if self.local is not None and self.local.slices != (1.0, 1.0):
             return "local.slices"
-        fields = ("slices", "tilt", "thick", "blur_slices")
-        return next((n for n in fields if getattr(self, n) != type(self).model_fields[n].default), None)
+        return self._first_in_use("slices", "tilt", "thick", "blur_slices")
+
+    def _first_in_use(self, *names: str) -> str | None:
+        return next((n for n in names if getattr(self, n) != type(self).model_fields[n].default), None)
+
+    def colour(self) -> str | None:
+        """The first setting in use that needs red, green and blue; none if any channels will do."""
+        return self._first_in_use("stain", "stain_shift", "saturation", "hue") or ("p.grey" if self.p.grey else None)
 
     def recipes(self) -> dict[str, ViewsConfig]:
         """The settings of every view by its name: ``0``, ``1``, ..., then ``local0``, ..."""

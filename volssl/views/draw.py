@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from volssl.views import BANDS, ViewsConfig
+from volssl.views import BANDS, HOLES, ViewsConfig
 
 Array = npt.NDArray[np.float64]
 
 CURVE_POINTS = 5  # of the intensity curve, its fixed ends included
 DEGREE = 3  # of the bias field, in all axes together
-_FIXED = 128  # uniforms set aside for everything but the boxes; fewer are used
+_UNIFORMS = 528  # per sample and view; fewer are used
 _SEED_BITS = (1 << 64) - 1
 
 
@@ -33,6 +33,8 @@ class Parameters:
     gamma, contrast, brightness (B,). bias (B, 4, ...): Legendre coefficients of the field's logarithm, one
     axis of 4 per image axis. noise (B,): sd. noise_seed (B,) int64.
     boxes (B, holes, n, 2): first and last as fractions of the view's edges; empty where equal.
+    stain, stain_shift (B, 2): factor on hematoxylin and eosin, and what is added as optical density.
+    saturation (B,): factor, 0 being grey. hue (B,): turn as a fraction of the circle.
     """
 
     matrix: Tensor
@@ -49,6 +51,10 @@ class Parameters:
     noise: Tensor
     noise_seed: Tensor
     boxes: Tensor
+    stain: Tensor
+    stain_shift: Tensor
+    saturation: Tensor
+    hue: Tensor
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -65,10 +71,10 @@ class _Uniforms:
     nothing else, and turning one operation on leaves what the others draw as it was.
     """
 
-    def __init__(self, seeds: Sequence[int], view: int, boxes: int) -> None:
+    def __init__(self, seeds: Sequence[int], view: int) -> None:
         keys = [np.array([seed & _SEED_BITS, view], dtype=np.uint64) for seed in seeds]
         streams = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
-        self.numbers = np.stack([stream.random(_FIXED + 6 * boxes) for stream in streams])
+        self.numbers = np.stack([stream.random(_UNIFORMS) for stream in streams])
         self.at = 0
 
     def take(self, *shape: int) -> Array:
@@ -98,7 +104,7 @@ def draw(config: ViewsConfig, seeds: Sequence[int], view: int, region: tuple[int
 
     ``config`` is the view's own recipe (``ViewsConfig.recipes``).
     """
-    u, n, p = _Uniforms(seeds, view, config.holes), config.dims, config.p
+    u, n, p = _Uniforms(seeds, view), config.dims, config.p
     matrix, centre = _geometry(config, u, region)
     coarse, blur = _resolution(config, u)
     on = u.happens(p.bands)
@@ -112,6 +118,8 @@ def draw(config: ViewsConfig, seeds: Sequence[int], view: int, region: tuple[int
         "bias": _bias(u.even(config.bias, p.bias), u.take(*(DEGREE + 1,) * 3), n),
         "noise": u.even(config.noise, p.noise),
     }
+    noise_seed, boxes = u.take() * 2.0**53, _boxes(config, u)
+    intensity |= _colour(config, u)
     smooth = _smoothing(matrix, region, config.size) if config.antialias else np.zeros_like(centre)
     return Parameters(
         matrix=torch.from_numpy(matrix),
@@ -119,8 +127,8 @@ def draw(config: ViewsConfig, seeds: Sequence[int], view: int, region: tuple[int
         smooth=torch.from_numpy(smooth),
         coarse=torch.from_numpy(coarse),
         blur=torch.from_numpy(blur),
-        noise_seed=torch.from_numpy((u.take() * 2.0**53).astype(np.int64)),
-        boxes=torch.from_numpy(_boxes(config, u)),
+        noise_seed=torch.from_numpy(noise_seed.astype(np.int64)),
+        boxes=torch.from_numpy(boxes),
         **{name: torch.from_numpy(values).float() for name, values in intensity.items()},
     )
 
@@ -208,7 +216,21 @@ def _boxes(config: ViewsConfig, u: _Uniforms) -> Array:
     """(B, holes, n, 2)."""
     on = u.happens(config.p.dropout)
     low, high = config.dropout
-    numbers = u.take(config.holes, 3, 2)[:, :, -config.dims :]
+    numbers = u.take(HOLES, 3, 2)[:, : config.holes, -config.dims :]
     edge = np.where(on[:, None, None], low + (high - low) * numbers[..., 0], 0.0)
     first = (1.0 - edge) * numbers[..., 1]
     return np.stack([first, first + edge], axis=-1)
+
+
+def _colour(config: ViewsConfig, u: _Uniforms) -> dict[str, Array]:
+    """One coin for the amounts of both stains; grey is a saturation of 0."""
+    p, stained = config.p, u.happens(config.p.stain)[:, None]
+    (least, most), (low, high) = config.stain, config.stain_shift
+    factors, shifts = least * (most / least) ** u.take(2), low + (high - low) * u.take(2)
+    saturation, hue = u.factor(config.saturation, p.saturation), u.even(config.hue, p.hue)
+    return {
+        "stain": np.where(stained, factors, 1.0),
+        "stain_shift": np.where(stained, shifts, 0.0),
+        "saturation": np.where(u.happens(p.grey), 0.0, saturation),
+        "hue": hue,
+    }

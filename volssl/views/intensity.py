@@ -12,24 +12,30 @@ from numpy.polynomial import legendre
 from torch import Tensor
 
 from volssl.views.axes import Matrix, along, gaussian
+from volssl.views.colour import adjust_stains, turn_colours
 from volssl.views.draw import Parameters
 
 Change = Callable[[Tensor, Parameters], None]
 _TINY = 1e-7  # keeps a constant channel from dividing by zero, as in MONAI's AdjustContrast
 
 
-def apply_intensity(x: Tensor, p: Parameters) -> None:
+def apply_intensity(x: Tensor, p: Parameters, *, joint: bool = False) -> None:
     """Change x (B, C, *size) float32 in place, in the order in which an image comes about.
 
-    Tissue first (bands, curve, gamma, contrast and brightness), then the coil (bias), the receiver (noise)
-    and what is missing (boxes). Minimum, maximum and mean are each channel's own.
+    Tissue first (stains, bands, curve, gamma, contrast and brightness, colours), then the coil (bias), the
+    receiver (noise) and what is missing (boxes). Minimum, maximum and mean are each channel's own, or of all
+    channels where ``joint``.
     """
     straight = np.linspace(0.0, 1.0, p.curve.shape[1], dtype=np.float32)
     moved = _differs(p.contrast, 1.0) | _differs(p.brightness, 0.0)
+    stained = _differs(p.stain, 1.0) | _differs(p.stain_shift, 0.0)
+    turned = _differs(p.saturation, 1.0) | _differs(p.hue, 0.0)
+    _where(x, p, stained, lambda x, p: adjust_stains(x, p.stain, p.stain_shift))
     _where(x, p, _differs(p.bands, 1.0), lambda x, p: energy_bands(x, p.bands))
-    _where(x, p, _differs(p.curve, straight), lambda x, p: shift_histogram(x, p.curve))
-    _where(x, p, _differs(p.gamma, 1.0), lambda x, p: adjust_gamma(x, p.gamma))
-    _where(x, p, moved, lambda x, p: adjust_contrast(x, p.contrast, p.brightness))
+    _where(x, p, _differs(p.curve, straight), lambda x, p: shift_histogram(x, p.curve, joint=joint))
+    _where(x, p, _differs(p.gamma, 1.0), lambda x, p: adjust_gamma(x, p.gamma, joint=joint))
+    _where(x, p, moved, lambda x, p: adjust_contrast(x, p.contrast, p.brightness, joint=joint))
+    _where(x, p, turned, lambda x, p: turn_colours(x, p.saturation, p.hue))
     _where(x, p, _differs(p.bias, 0.0), lambda x, p: multiply_bias(x, p.bias))
     _where(x, p, _differs(p.noise, 0.0), lambda x, p: add_noise(x, p.noise, p.noise_seed.tolist()))
     _where(x, p, _differs(p.boxes[..., 1] - p.boxes[..., 0], 0.0), lambda x, p: drop_boxes(x, p.boxes))
@@ -73,13 +79,13 @@ def energy_bands(x: Tensor, gains: Tensor) -> None:
         x.addcmul_(smooth, _per_sample(weights[:, i] - weights[:, i - 1], x))
 
 
-def shift_histogram(x: Tensor, curve: Tensor) -> None:
+def shift_histogram(x: Tensor, curve: Tensor, *, joint: bool = False) -> None:
     """Send intensities through a piecewise linear curve between each channel's minimum and maximum.
 
     Args:
         curve: (B, P), the values at P evenly spaced points of 0..1.
     """
-    low, span = _bounds(x)
+    low, span = _bounds(x, joint)
     steps = curve.shape[1] - 1
     slopes = ((curve[:, 1:] - curve[:, :-1]) * steps).to(x)
     x.sub_(low).div_(span + _TINY)
@@ -90,19 +96,19 @@ def shift_histogram(x: Tensor, curve: Tensor) -> None:
     torch.mul(y, span, out=x).add_(low)
 
 
-def adjust_gamma(x: Tensor, gamma: Tensor) -> None:
+def adjust_gamma(x: Tensor, gamma: Tensor, *, joint: bool = False) -> None:
     """x ** gamma between each channel's minimum and maximum, which stay.
 
     Args:
         gamma: (B,).
     """
-    low, span = _bounds(x)
+    low, span = _bounds(x, joint)
     x.sub_(low).div_(span + _TINY)
     x.log2_().mul_(_per_sample(gamma.to(x), x)).exp2_()  # quicker than pow_ on a CPU
     x.mul_(span).add_(low)
 
 
-def adjust_contrast(x: Tensor, contrast: Tensor, brightness: Tensor) -> None:
+def adjust_contrast(x: Tensor, contrast: Tensor, brightness: Tensor, *, joint: bool = False) -> None:
     """Multiply the distance to each channel's mean, then add.
 
     Args:
@@ -110,7 +116,8 @@ def adjust_contrast(x: Tensor, contrast: Tensor, brightness: Tensor) -> None:
     """
     factor = _per_sample(contrast.to(x), x)
     # One mean per sample: a reduction over a batch may sum in another order for another batch.
-    mean = torch.stack([sample.flatten(1).mean(1) for sample in x]).view(*x.shape[:2], *(1,) * (x.ndim - 2))
+    means = [sample.flatten(0 if joint else 1).mean(-1) for sample in x]
+    mean = torch.stack(means).view(len(x), -1, *(1,) * (x.ndim - 2))
     shift = mean * (1.0 - factor) + _per_sample(brightness.to(x), x)
     x.mul_(factor).add_(shift)
 
@@ -171,8 +178,8 @@ def _per_sample(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (x.ndim - 1))
 
 
-def _bounds(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum and range of every channel, ready to broadcast."""
-    axes = tuple(range(2, x.ndim))
+def _bounds(x: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
+    """Minimum and range of every channel, or of all together, ready to broadcast."""
+    axes = tuple(range(1 if joint else 2, x.ndim))
     low = x.amin(axes, keepdim=True)
     return low, x.amax(axes, keepdim=True) - low

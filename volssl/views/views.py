@@ -41,15 +41,15 @@ class Views:
         for part in _parts(images):
             source = images[part].float()
             for (name, recipe), parameters in zip(recipes, drawn, strict=True):
-                views[name][part] = apply(source, parameters[part], recipe.size)
+                views[name][part] = apply(source, parameters[part], recipe.size, joint=recipe.joint)
         return views
 
 
-def apply(images: Tensor, parameters: Parameters, size: tuple[int, ...]) -> Tensor:
+def apply(images: Tensor, parameters: Parameters, size: tuple[int, ...], *, joint: bool = False) -> Tensor:
     """Do what was drawn: images (B, C, *region) float32 to new (B, C, *size). Without gradient."""
     with torch.no_grad():
         view = resample(images, parameters, size)
-        apply_intensity(view, parameters)
+        apply_intensity(view, parameters, joint=joint)
     return view
 
 
