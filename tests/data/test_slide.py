@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.data.tiff import Pixels, write
 from volssl import config, run
@@ -40,10 +44,9 @@ def halved(image: Pixels) -> Pixels:
 
 
 def build(root: Path, region: tuple[int, int] = (32, 32), workers: int = 0, **fields: Any) -> SlideSource:
-    settings = {"mpp": MPP, "tissue": 0.0, "intensity": Keep(), **fields}
-    return SlideConfig(root=str(root), cache=str(Path(root).parent / "cache"), **settings).build(
-        region, workers=workers
-    )
+    fields = {"mpp": MPP, "tissue": 0.0, "intensity": Keep(), **fields}
+    configuration = SlideConfig(root=str(root), cache=str(root.parent / "cache"), **fields)
+    return configuration.build(region, workers=workers)
 
 
 def items(source: SlideSource) -> list[Item]:
@@ -165,6 +168,20 @@ def test_refused_slides_are_listed_with_a_reason(folder: Path) -> None:
     with pytest.raises(DataError, match=r"5 of 6 items cannot be read") as caught:
         build(folder, tissue=0.5)
     assert caught.value.code == "max_bad"
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255))), st.booleans())
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_wild_bytes_are_a_slide_or_refused(changes: list[tuple[float, int]], header: bool) -> None:
+    """The header of the first level lies behind its pixels, in the last kilobyte."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder, "a.tif"), [ramp(64, 64)])
+        data = bytearray(path.read_bytes())
+        for at, byte in changes:
+            data[-1 - int(at * (min(400, len(data)) if header else len(data) - 1))] = byte
+        path.write_bytes(data)
+        with contextlib.suppress(DataError):
+            Slide(path, assume_mpp=MPP).overview(8.0)
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
@@ -295,8 +312,8 @@ def test_without_openslide_one_line_says_what_to_install(folder: Path, monkeypat
 @pytest.mark.parametrize(("mpp", "tiles"), [(0.5, (43, 47)), (1.0, (9, 9))])
 def test_real_slides(shared_data: Path, tmp_path: Path, mpp: float, tiles: tuple[int, int]) -> None:
     """Two of Aperio, JPEG with one level and JPEG 2000 with two, which states no size of its pixels; one is broken."""
-    settings = {"root": str(shared_data / "wsi"), "cache": str(tmp_path), "assume_mpp": 0.25, "max_bad": 0.5}
-    source = SlideConfig.model_validate({**settings, "mpp": mpp}).build((224, 224))
+    shared = {"root": str(shared_data / "wsi"), "cache": str(tmp_path), "assume_mpp": 0.25, "max_bad": 0.5}
+    source = SlideConfig.model_validate({**shared, "mpp": mpp}).build((224, 224))
     counts = [sum(name.startswith(slide) for name in source.ids) for slide in ("cmu", "tcga")]
     assert counts == pytest.approx(tiles, abs=2)  # decoders differ in a tile that is on the edge
     assert [(Path(error.where).name, error.code) for error in source.bad] == [("broken.svs", "slide")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
@@ -78,8 +80,8 @@ def dicom(path: Path, clip: Pixels, photometric: str = "MONOCHROME2", **attribut
 
 
 def build(root: Path, frames: int = 4, workers: int = 0, **fields: Any) -> CachedSource:
-    settings = {"intensity": Keep(), "cache_dtype": "float32", "cache": str(root.parent / "cache"), **fields}
-    return VideoConfig(root=str(root), **settings).build((frames, ROWS, COLUMNS), workers=workers)
+    fields = {"intensity": Keep(), "cache_dtype": "float32", "cache": str(root.parent / "cache"), **fields}
+    return VideoConfig(root=str(root), **fields).build((frames, ROWS, COLUMNS), workers=workers)
 
 
 def tensor(clip: Pixels, frames: Sequence[int]) -> torch.Tensor:
@@ -249,6 +251,31 @@ def test_damage_is_refused_wherever_it_is(folder: Path) -> None:
         build(folder)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bytes of small videos, by suffix."""
+    folder = tmp_path_factory.mktemp("whole")
+    lossy = {"codec": "mpeg4", "pixels": "yuv420p"}
+    return {
+        s: write(folder / f"a{s}", grey(4), **(lossy if s == ".mp4" else {})).read_bytes() for s in (".mp4", ".mkv")
+    }
+
+
+@given(st.sampled_from([".mp4", ".mkv"]), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255))), st.floats(0.2, 1))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_wild_bytes_are_a_video_or_refused(
+    whole: dict[str, bytes], suffix: str, changes: list[tuple[float, int]], kept: float
+) -> None:
+    data = bytearray(whole[suffix])
+    for at, byte in changes:
+        data[int(at * (len(data) - 1))] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a" + suffix)
+        path.write_bytes(data[: int(kept * len(data))])
+        with contextlib.suppress(DataError):
+            assert 1 <= video_file.count(path) <= 4
+
+
 def test_damaged_dicom_is_refused(folder: Path) -> None:
     path = dicom(folder / "a.dcm", grey(6))
     path.write_bytes(path.read_bytes()[: -3 * ROWS * COLUMNS])
@@ -317,8 +344,8 @@ def test_what_names_can_tell_of_the_number_of_items(folder: Path) -> None:
 
 def test_real_videos(shared_data: Path, tmp_path: Path) -> None:
     """12 clips of lungs in three containers, four without a number of frames in the header, and 30 frames in DICOM."""
-    settings: dict[str, Any] = {"cache": str(tmp_path), "stride": 2}
-    source = VideoConfig(root=str(shared_data / "video/pocus/labels.csv"), **settings).build((8, 48, 48))
+    shared: dict[str, Any] = {"cache": str(tmp_path), "stride": 2}
+    source = VideoConfig(root=str(shared_data / "video/pocus/labels.csv"), **shared).build((8, 48, 48))
     assert (source.labels, source.bad) == ((0,) * 6 + (1,) * 6, ())
     assert source.ids[-1] == "reg/Reg_pat2Image_134441.mpeg@0100"  # 215 frames, of which 201 can be the first
     for i in range(12):
@@ -326,7 +353,7 @@ def test_real_videos(shared_data: Path, tmp_path: Path) -> None:
         moved = (image[:, 1:] - image[:, :-1]).abs()
         assert float(moved.max()) > 0.02
         assert float(moved.mean()) < 0.1  # neighbours in time are alike
-    cine = VideoConfig(root=str(shared_data / "dicom/us_cine"), colour="rgb", clips="all", **settings)
+    cine = VideoConfig(root=str(shared_data / "dicom/us_cine"), colour="rgb", clips="all", **shared)
     assert cine.build((8, 120, 160)).ids == ("examples_ybr_color.dcm@0000",)
 
 

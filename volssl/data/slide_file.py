@@ -18,14 +18,16 @@ from openslide import (
 )
 from PIL import Image
 
-from volssl.data.preflight import check_regular, guard
+from volssl.data.preflight import check_regular, check_shape, guard
 from volssl.errors import DataError
 
 PLAUSIBLE_MPP = (0.02, 20.0)  # microns; what lies outside, such as a default of 72 dpi, states nothing
 MAGNIFIED = 1.05  # at most, beyond what the slide was scanned at
 NEAR = 1.01  # a level may be so many times coarser than asked: pyramids round their sizes
 DECODED = 2**26  # bytes of decoded tiles that a process keeps, over all of its slides; OpenSlide's own is 2**25 each
+TILE = 2**27  # pixels of a stored tile, at most: OpenSlide dies where a damaged header claims more than the memory has
 BLOCK = 128  # pixels of an overview that are read at once
+SIDES = ("width", "height")
 SUPPORT = 2  # pixels that a bicubic filter reaches to each side, in pixels of the coarser grid
 
 
@@ -48,7 +50,8 @@ class Slide:
         assume_mpp: microns per pixel where the slide states none.
 
     Raises:
-        DataError: ``slide`` where OpenSlide cannot open it, ``mpp`` where neither says how large its pixels are.
+        DataError: ``slide`` where OpenSlide cannot open it, ``mpp`` where neither says how large its pixels are,
+            ``too_large`` where the header claims what no slide has.
     """
 
     def __init__(self, path: Path, assume_mpp: float | None = None) -> None:
@@ -56,6 +59,7 @@ class Slide:
         with guard("slide", path):
             self._slide = OpenSlide(path)
             self._slide.set_cache(_decoded())
+            self._check_tiles(path)
             self.columns, self.rows = self._slide.dimensions
             self.mpp = self._stated_mpp(path, assume_mpp)
             background = self._slide.properties.get(PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
@@ -97,8 +101,12 @@ class Slide:
 
         Returns:
             (rows, columns, 3) RGB; height and width of a pixel.
+
+        Raises:
+            DataError: as ``read``, or ``too_large`` for a header that claims what no slide has.
         """
         shape = [max(round(n * own / mpp), 1) for n, own in zip((self.rows, self.columns), self.mpp[::-1], strict=True)]
+        check_shape((*shape, 3), str(self._path))
         high, wide = self.rows / shape[0], self.columns / shape[1]
         image = np.empty((*shape, 3), dtype=np.uint8)
         for top in range(0, shape[0], BLOCK):
@@ -107,6 +115,12 @@ class Slide:
                 box = Box(left * wide, top * high, columns * wide, rows * high)
                 image[top : top + rows, left : left + columns] = self.read(box, rows, columns)
         return image, (high, wide)
+
+    def _check_tiles(self, path: Path) -> None:
+        for level in range(self._slide.level_count):
+            stored = [self._slide.properties.get(f"openslide.level[{level}].tile-{side}", "1") for side in SIDES]
+            if math.prod(map(int, stored)) > TILE:
+                raise DataError("too_large", f"claims stored tiles of {' x '.join(stored)}: export it again", str(path))
 
     def _level(self, step: float) -> int:
         """The coarsest level that is as fine as ``step``, in pixels of full resolution."""
