@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pretrain_2d import ALL, by_patient, hold_out
+from benchmarks.pretrain import ALL, by_patient, hold_out
 from volssl import config
 from volssl.config import Run
 from volssl.data.loader import Loader

@@ -1,11 +1,11 @@
-"""Does pre-training on real 2D images beat a random encoder of the same shape? Prints the table of the README.
+"""Does pre-training on real images beat a random encoder of the same shape? Prints the table of the README.
 
-    python benchmarks/pretrain_2d.py                                  # everything, five minutes of two cores a run
-    python benchmarks/pretrain_2d.py --methods byol --seeds 0         # one at a time; several may run side by side
-    python benchmarks/pretrain_2d.py --table                          # what is there already
-    python benchmarks/pretrain_2d.py --calibrate --methods byol       # how many steps fit into the minutes
+    python -m benchmarks.pretrain                                # everything, five minutes of two cores a run
+    python -m benchmarks.pretrain --methods byol --seeds 0       # one at a time; several may run side by side
+    python -m benchmarks.pretrain --table                        # what is there already
+    python -m benchmarks.pretrain --calibrate --methods byol     # how many steps fit into the minutes
 
-A run is ``volssl train`` of what ``pretrain_2d.yaml`` says, then a linear probe of the frozen features and, on the
+A run is ``volssl train`` of what ``pretrain.yaml`` says, then a linear probe of the frozen features and, on the
 same labels, folds and patients, of those of a randomly initialised encoder of the same shape and seed. Each leaves one
 line in ``results.jsonl``; what has a line is not done again, and a run that was stopped goes on from its checkpoint.
 """
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.outcomes import Line, append, packed, read, unpacked
 from volssl import config, strict_yaml
 from volssl.config import Run
 from volssl.evaluation.encoder import CARD, Encoder, load_encoder, random_encoder
@@ -35,10 +36,9 @@ from volssl.evaluation.features import extract
 from volssl.evaluation.linear import linear_probe
 from volssl.evaluation.probe import Scores, Worth, measure
 from volssl.evaluation.splits import Groups, folds, subset
-from volssl.evaluation.statistics import Estimate, Floats, Ints
+from volssl.evaluation.statistics import Estimate, Ints
 from volssl.run import ENCODER, train
 
-Line = dict[str, Any]
 ALL, TENTH = "all labels", "10 % of the labels"
 PRETRAINED, RANDOM = "pre-trained", "random"
 CORES, MINUTES, THIRDS = 2, 5.0, 3
@@ -122,6 +122,11 @@ DATA = {
         "radiographs of 28 x 28, pneumonia or none, AUROC; pre-trained and probed on `train`, tested on `test`; "
         "patients are not known, so intervals are over images",
     ),
+    "lidc_nodules": Images(
+        by_patient,
+        "stacks of lung nodules, benign or malignant, AUROC; thirds of the patients held out as above",
+        thirds=True,
+    ),
 }
 
 
@@ -136,9 +141,18 @@ def wanted() -> dict[str, Any]:
 def overrides(data: str, method: str, seed: int, minutes: float, images: Path) -> dict[str, Any]:
     """Everything that makes the run what it is, by dotted key: later ones over earlier ones."""
     own = dict(wanted()["methods"][method])
+    here = {name: own.pop(name, {}) for name in DATA}[data]
     steps = max(2, round(own.pop("steps")[data] * minutes / MINUTES))
-    given = {**wanted()["data"][data], **wanted()["common"], **own, "seed": seed, "loop.steps": steps}
+    given = {**wanted()["data"][data], **wanted()["common"], **own, **here, "seed": seed, "loop.steps": steps}
     return {**given, "data.root": str(images / given["data"]["root"])}
+
+
+def shown(data: str, run: Run, images: Path) -> Run:
+    """The run as far as an examination looks at it: the data set itself, whatever else was trained on."""
+    if run.data.name != "mixture":
+        return run
+    alone = {**wanted()["data"][data], **wanted()["common"], "method": {"name": "simclr"}, "seed": run.seed}
+    return build({**alone, "data.root": str(images / alone["data"]["root"])}, Path(run.output))
 
 
 def build(given: dict[str, Any], output: Path) -> Run:
@@ -156,6 +170,7 @@ def digest(given: dict[str, Any]) -> str:
 def pretrain(run: Run) -> float:
     """Pre-train, or go on with it; the processor seconds that it took in all, without filling the cache."""
     run.data.build(run.region)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory from here on
     clock = Path(run.output).with_suffix(".seconds")
     before, start = float(clock.read_text()) if clock.exists() else 0.0, time.process_time()
     try:
@@ -176,49 +191,23 @@ def examine(run: Run, images: Images) -> tuple[Examined, dict[str, dict[str, Exa
     return next(iter(found.values()))[PRETRAINED], found
 
 
+def peak() -> float:
+    """GB of memory that this process held at most, since ``pretrain`` began."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+
+
 def line(data: str, method: str, run: Run, key: str, seconds: float) -> Line:
     """One run's outcome as plain JSON; scores are kept to six digits."""
+    memory = peak()
     rows, found = examine(run, DATA[data])
     scores = {
-        encoder: {name: {told: _packed(s) for told, s in one.scores.items()} for name, one in pair.items()}
+        encoder: {name: {told: packed(s) for told, s in one.scores.items()} for name, one in pair.items()}
         for encoder, pair in found.items()
     }
-    told = {"data": data, "method": method, "seed": run.seed, "key": key, "steps": run.loop.steps, "seconds": seconds}
+    told = {"data": data, "method": method, "seed": run.seed, "key": key, "steps": run.loop.steps}
+    told |= {"seconds": seconds, "memory": memory}
     return {**told, "y": rows.y.tolist(), "patients": rows.patients.tolist(), "scores": scores}
-
-
-def _packed(scores: Scores) -> Line:
-    rounded = [float(f"{value:.6g}") for value in scores.score.ravel()]
-    fold = None if scores.fold is None else scores.fold.tolist()
-    return {"shape": scores.score.shape, "score": rounded, "fold": fold}
-
-
-def _unpacked(packed: Line) -> Scores:
-    score: Floats = np.array(packed["score"]).reshape(packed["shape"])
-    return Scores(score, None if packed["fold"] is None else np.array(packed["fold"]))
-
-
-def append(path: Path, entry: Line) -> None:
-    """Add a line in one write, after one that a killed process may have left torn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, (("\n" if torn else "") + json.dumps(entry) + "\n").encode())
-    finally:
-        os.close(descriptor)
-
-
-def read(path: Path) -> dict[str, Line]:
-    """The whole lines, by key."""
-    found = {}
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(text)
-        except json.JSONDecodeError:  # torn
-            continue
-        found[entry["key"]] = entry
-    return found
 
 
 def tables(lines: list[Line], resamples: int = 1000) -> Iterator[str]:
@@ -228,7 +217,7 @@ def tables(lines: list[Line], resamples: int = 1000) -> Iterator[str]:
         rows = {entry["seed"]: len(entry["y"]) for entry in here}
         yield f"`{data}`: {sum(rows.values()) if DATA[data].thirds else max(rows.values())} {DATA[data].told}."
         for labels in next(iter(here[0]["scores"].values()))[PRETRAINED]:
-            head = (f"{data}, {labels}", "steps", "minutes", *COLUMNS)
+            head = (f"{data}, {labels}", "steps", "minutes", "GB", *COLUMNS)
             yield f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}"
             for method in dict.fromkeys(entry["method"] for entry in here):
                 yield from _rows([entry for entry in here if entry["method"] == method], labels, resamples)
@@ -240,7 +229,8 @@ def _rows(runs: list[Line], labels: str, resamples: int) -> Iterator[str]:
     for encoder in runs[0]["scores"]:
         name = runs[0]["method"] if len(runs[0]["scores"]) == 1 else f"{runs[0]['method']} ({encoder})"
         compared = _compared(runs, encoder, labels, resamples)
-        yield f"| {name} | {runs[0]['steps']} | {minutes:.1f} | {len(runs)} | {compared} |"
+        cost = f"{runs[0]['steps']} | {minutes:.1f} | {max(run['memory'] for run in runs):.1f}"
+        yield f"| {name} | {cost} | {len(runs)} | {compared} |"
 
 
 def _compared(runs: list[Line], encoder: str, labels: str, resamples: int) -> str:
@@ -254,7 +244,7 @@ def _compared(runs: list[Line], encoder: str, labels: str, resamples: int) -> st
 
 def _worth(runs: list[Line], encoder: str, labels: str, resamples: int) -> Worth:
     """Seeds on the same rows count as seeds; where each has rows of its own, they count as folds of one whole."""
-    scores = {name: [_unpacked(run["scores"][encoder][name][labels]) for run in runs] for name in (PRETRAINED, RANDOM)}
+    scores = {name: [unpacked(run["scores"][encoder][name][labels]) for run in runs] for name in (PRETRAINED, RANDOM)}
     if DATA[runs[0]["data"]].thirds:
         fold = np.repeat(np.arange(len(runs)), [len(run["y"]) for run in runs])
         scores = {name: [Scores(np.concatenate([s.score for s in each]), fold)] for name, each in scores.items()}
@@ -288,13 +278,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of {CORES} cores; steps change with it")
     parser.add_argument("--images", type=Path, default=Path("../shared/data/images"), help="folder of the data sets")
-    parser.add_argument("--output", type=Path, default=Path("runs/pretrain_2d"))
+    parser.add_argument("--output", type=Path, default=Path("runs/pretrain"))
     parser.add_argument("--table", action="store_true", help="only print what is there")
     parser.add_argument("--calibrate", action="store_true", help="only say how many steps fit into the minutes")
     args = parser.parse_args(arguments)
     lines = []
     for data in args.data:
         for method in args.methods:
+            if data not in wanted()["methods"][method]["steps"]:
+                continue
             if args.calibrate:
                 print(calibrate(data, method, args), flush=True)
                 continue
@@ -311,7 +303,8 @@ def _one(data: str, method: str, seed: int, args: argparse.Namespace) -> Line | 
             table = hold_out(Path(given["data.root"]), args.output / data / f"third-{seed % THIRDS}", seed)
             given = {**given, "data.root": str(table)}
         run = build(given, args.output / data / f"{method}-{seed}-{digest(given)}")
-        append(results, line(data, method, run, key, pretrain(run)))
+        seconds = pretrain(run)
+        append(results, line(data, method, shown(data, run, args.images), key, seconds))
     return read(results).get(key)
 
 

@@ -1,4 +1,4 @@
-"""The 2D benchmark: a small run from images to table, what a stop leaves behind, and what the table says."""
+"""The benchmark on real images: a small run to its table, what a stop leaves behind, what the table says."""
 
 from __future__ import annotations
 
@@ -10,20 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import pretrain_2d
-from benchmarks.pretrain_2d import (
-    ALL,
-    PRETRAINED,
-    RANDOM,
-    append,
-    build,
-    digest,
-    hold_out,
-    overrides,
-    read,
-    tables,
-    wanted,
-)
+from benchmarks import pretrain
+from benchmarks.outcomes import append, read
+from benchmarks.pretrain import ALL, PRETRAINED, RANDOM, build, digest, hold_out, overrides, shown, tables, wanted
 
 
 @pytest.fixture
@@ -62,12 +51,12 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "loop.chunk": 4,
     }
     made = wanted()
-    monkeypatch.setattr(pretrain_2d, "wanted", lambda: {**made, "common": {**made["common"], **common}})
+    monkeypatch.setattr(pretrain, "wanted", lambda: {**made, "common": {**made["common"], **common}})
 
 
 def main(images: Path, *arguments: str) -> None:
-    given = ["--minutes", "0.001", "--seeds", "0", "--methods", "byol"]
-    pretrain_2d.main([*given, "--images", str(images), "--output", str(images.parent / "out"), *arguments])
+    given = ["--data", "lc25000_lung", "pneumoniamnist", "--minutes", "0.001", "--seeds", "0", "--methods", "byol"]
+    pretrain.main([*given, "--images", str(images), "--output", str(images.parent / "out"), *arguments])
 
 
 def held_out(images: Path, seed: int = 0) -> set[int]:
@@ -104,7 +93,7 @@ def test_from_images_to_table_once(
         PRETRAINED: [6, 3],
         RANDOM: [6, 3],
     }
-    monkeypatch.setattr(pretrain_2d, "train", lambda _run: pytest.fail("trained again"))
+    monkeypatch.setattr(pretrain, "train", lambda _run: pytest.fail("trained again"))
     main(images)
     assert first.endswith(capsys.readouterr().out)
 
@@ -116,13 +105,14 @@ def test_a_table_of_nothing_trains_nothing(images: Path) -> None:
 
 
 def test_every_configuration_is_valid() -> None:
-    """Both sets and all methods, at full size: read and cross-checked as ``volssl train`` would."""
-    for data in pretrain_2d.DATA:
-        for method in wanted()["methods"]:
-            run = build(overrides(data, method, 1, 5.0, Path("images")), Path("out"))
-            assert (run.seed, run.data.dims, run.backbone.dims) == (1, 2, 2)
-            assert run.loop.steps == wanted()["methods"][method]["steps"][data]
-            assert run.data.root.startswith("images/")
+    """All sets and methods, at full size: read and cross-checked as ``volssl train`` would."""
+    for data in pretrain.DATA:
+        for method, entry in wanted()["methods"].items():
+            if data in entry["steps"]:
+                run = build(overrides(data, method, 1, 5.0, Path("images")), Path("out"))
+                assert (run.seed, run.loop.steps) == (1, entry["steps"][data])
+                assert run.data.root.startswith("images/")
+                assert shown(data, run, Path("images")).data.name in ("image", "stack")
 
 
 def test_another_configuration_is_another_run() -> None:
@@ -153,6 +143,7 @@ def planted(seed: int, method: str, gain: float) -> dict[str, Any]:
         for name, d in ((PRETRAINED, 0.5 + gain), (RANDOM, 0.5))
     }
     told = {"data": "pneumoniamnist", "method": method, "seed": seed, "steps": 7, "seconds": 240.0 * (1 + seed)}
+    told["memory"] = 0.5
     return {**told, "y": y.tolist(), "patients": list(range(60)), "scores": {"encoder": scores}}
 
 
@@ -161,7 +152,7 @@ def test_the_table_says_better_worse_or_noise() -> None:
     lines = [planted(seed, f"gain{gain}", gain) for gain in (2.0, 0.0, -2.0) for seed in (0, 1)]
     rows = [row for row in tables(json.loads(json.dumps(lines)), resamples=200) if row.startswith("| gain")]
     assert [row.split(" | ")[-1] for row in rows] == ["better |", "within noise |", "worse |"]
-    assert rows[1].startswith("| gain0.0 | 7 | 3.0 | 2 |")
+    assert rows[1].startswith("| gain0.0 | 7 | 3.0 | 0.5 | 2 |")
     assert "+0.000 [+0.000, +0.000] | +0.000 +0.000" in rows[1]
 
 
