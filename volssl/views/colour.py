@@ -49,7 +49,7 @@ def adjust_stains(x: Tensor, factor: Tensor, shift: Tensor) -> None:
     """Amounts of hematoxylin and eosin times ``factor`` plus ``shift`` (after Tellez et al., IEEE TMI 37(9), 2018).
 
     Amounts are optical densities, -log10 of the transmitted light (Ruifrok & Johnston 2001). The residual stays,
-    and nothing gets brighter than the light itself, 1.
+    and nothing gets brighter than the light itself, 1. Factors of 1 without a shift keep a byte to 5e-6 of its value.
 
     Args:
         x: (B, 3, ...), red, green, blue in 0..1. factor, shift: (B, 2), hematoxylin and eosin.

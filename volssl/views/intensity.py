@@ -80,7 +80,7 @@ def energy_bands(x: Tensor, gains: Tensor) -> None:
 
 
 def shift_histogram(x: Tensor, curve: Tensor, *, joint: bool = False) -> None:
-    """Send intensities through a piecewise linear curve between each channel's minimum and maximum.
+    """Send intensities through a piecewise linear curve from each channel's minimum to its maximum (``joint``: of all).
 
     Args:
         curve: (B, P), the values at P evenly spaced points of 0..1.
@@ -97,7 +97,7 @@ def shift_histogram(x: Tensor, curve: Tensor, *, joint: bool = False) -> None:
 
 
 def adjust_gamma(x: Tensor, gamma: Tensor, *, joint: bool = False) -> None:
-    """x ** gamma between each channel's minimum and maximum, which stay.
+    """x ** gamma between each channel's minimum and maximum (those of all where ``joint``), which stay.
 
     Args:
         gamma: (B,).
@@ -109,7 +109,7 @@ def adjust_gamma(x: Tensor, gamma: Tensor, *, joint: bool = False) -> None:
 
 
 def adjust_contrast(x: Tensor, contrast: Tensor, brightness: Tensor, *, joint: bool = False) -> None:
-    """Multiply the distance to each channel's mean, then add.
+    """Multiply the distance to each channel's mean (that of all channels where ``joint``), then add.
 
     Args:
         contrast: (B,), factor. brightness: (B,), in the image's units.
