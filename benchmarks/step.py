@@ -63,6 +63,7 @@ class Named:
 
     def __init__(self, volumes: Volumes) -> None:
         self.volumes, self.ids = volumes, volumes.ids
+        self.parts, self.weights, self.label_sets = (len(volumes),), (1,), (len(volumes),)
 
     def __len__(self) -> int:
         return len(self.volumes)

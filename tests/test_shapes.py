@@ -36,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(4):
         Image.fromarray(rng.integers(0, 255, (40, 40), dtype=np.uint8)).save(Path("radiographs", f"{i}.png"))
         voxels = rng.integers(0, 99, (40, 40, 16)).astype(np.int16)
-        nib.save(nib.Nifti1Image(voxels, np.eye(4)), Path("scans", f"{i}.nii.gz"))  # type: ignore[no-untyped-call, attr-defined]
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), Path("scans", f"{i}.nii.gz"))
     torch.save(as_trained(ResNet(18, 8)).state_dict(), "resnet18.pth")
     Path("config.yaml").write_text(CONFIG)
 
