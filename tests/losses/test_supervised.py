@@ -133,10 +133,11 @@ def test_order_and_a_shift_of_the_logits_do_not_matter_but_the_label_does() -> N
     assert labelled_cross_entropy(logits=logits, labels=LABELS[order]).item() != pytest.approx(loss, rel=1e-3)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_finite_in_half_precision_and_autocast_does_not_reach_inside(dtype: torch.dtype) -> None:
+def test_finite_in_half_precision_and_autocast_does_not_reach_inside(dtype: torch.dtype, autocast: bool) -> None:
     logits = [(1000 * x).to(dtype).requires_grad_() for x in numbers(5)]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         loss = labelled_cross_entropy(logits=logits, labels=LABELS)
     assert loss.dtype == torch.float32
     assert loss.item() == labelled_cross_entropy(logits=[x.float() for x in logits], labels=LABELS).item()

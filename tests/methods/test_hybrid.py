@@ -90,7 +90,7 @@ def test_loss_by_hand() -> None:
 
 def test_a_whole_step_is_that_of_the_equations() -> None:
     """SimCLR on all items, cross entropy on those with labels, in two sets, over both views, w at step 3 of 10."""
-    method, batch = build(), images("0", "1", labels=LABELS)
+    method, batch = build(smoothing=0.1), images("0", "1", labels=LABELS)
     before, x, w = state(method), views_of(batch), momentum(0.5, 2.0, AT)
 
     def slow(p: Arrays, labels: Tensor = LABELS) -> float:
@@ -100,7 +100,7 @@ def test_a_whole_step_is_that_of_the_equations() -> None:
         for h in pooled:
             at = "classifiers.encoder"
             logits = [h @ p[f"{at}.{i}.weight"].T + p[f"{at}.{i}.bias"] for i in range(2)]
-            supervised += slow_cross_entropy(logits, labels.numpy()) / 2
+            supervised += slow_cross_entropy(logits, labels.numpy(), 0.1) / 2
         return slow_nt_xent(a, b, 0.3) + w * supervised
 
     expected = descend(slow, before, of_student)

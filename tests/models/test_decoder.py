@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import erf
 from torch import Tensor
+from torch.nn import functional as F
 
 from volssl.models import ViTConfig
 from volssl.models.decoder import Decoder, patchify, select
@@ -177,12 +178,18 @@ def test_images_do_not_see_one_another(config: ViTConfig) -> None:
 
 @ALL
 def test_views_of_another_size_have_their_positions_interpolated(config: ViTConfig) -> None:
-    """A position that is the same everywhere stays so on a finer grid."""
-    decoder, features = make(config), seen(config)
-    finer = tuple(2 * n for n in grid_of(config))
-    decoder.pos_embed.data[:, 1:] = decoder.pos_embed.data[:, 1:2]
-    coarse, fine = (decoder(features, KEEP, HIDDEN, grid) for grid in (grid_of(config), finer))
-    torch.testing.assert_close(fine, coarse, rtol=0, atol=1e-10)
+    """As a decoder for the finer grid draws whose positions were interpolated beforehand."""
+    decoder, features, grid = make(config), seen(config), grid_of(config)
+    finer = tuple(2 * n for n in grid)
+    other = make(config.model_copy(update={"size": tuple(2 * n for n in config.size)}))
+    field = decoder.pos_embed[:, 1:].view(1, *grid, -1).movedim(-1, 1)
+    mode = "bicubic" if config.dims == 2 else "trilinear"
+    positions = F.interpolate(field, size=finer, mode=mode, align_corners=False).flatten(2).transpose(1, 2)
+    state = decoder.state_dict() | {"pos_embed": torch.cat([decoder.pos_embed[:, :1], positions], dim=1)}
+    other.load_state_dict(state)
+    drawn, expected = (net(features, KEEP, HIDDEN, finer) for net in (decoder, other))
+    torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-10)
+    assert (drawn - decoder(features, KEEP, HIDDEN, grid)).abs().max() > 1e-3  # Negative control.
 
 
 def test_its_size_is_its_own() -> None:
