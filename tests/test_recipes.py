@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import nibabel as nib
 import numpy as np
 import pytest
@@ -72,7 +73,20 @@ def write_volumes(folder: Path) -> None:
     folder.mkdir(parents=True)
     for i in range(4):
         voxels = rng.integers(0, 1000, (40, 44, 24)).astype(np.int16)
-        nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / f"{i}.nii.gz")  # type: ignore[no-untyped-call, attr-defined]
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / f"{i}.nii.gz")
+
+
+def write_videos(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for i in range(2):
+        with av.open(str(folder / f"{i}.avi"), "w") as file:
+            stream = file.add_stream("ffv1", rate=25)
+            assert isinstance(stream, av.VideoStream)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "gray"
+            for image in rng.integers(0, 256, (10, 48, 64), dtype=np.uint8):
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray")))
+            file.mux(stream.encode())
 
 
 def write_slides(folder: Path, mpp: float) -> None:
@@ -87,10 +101,11 @@ def write_slides(folder: Path, mpp: float) -> None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with everything that a recipe names."""
     monkeypatch.chdir(tmp_path)
-    for name, colour in (("tiles", True), ("images", True), ("radiographs", False), ("ultrasound", True)):
+    for name, colour in (("tiles", True), ("images", True), ("radiographs", False)):
         write_images(Path(name), colour=colour)
     for name in ("scans", "ct", "mr"):
         write_volumes(Path(name))
+    write_videos(Path("ultrasound"))
     for name, mpp in (("10x", 1.0), ("20x", 0.5), ("40x", 0.25)):
         write_slides(Path(name), mpp)
     generate(Path("knees"), train=16, valid=12, pixels=48, seed=0)

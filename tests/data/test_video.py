@@ -15,15 +15,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage, generate_uid
 
 from volssl import config, run
 from volssl.data import extra, video_file
-from volssl.data.cache import CachedSource
+from volssl.data.cache_file import fetch
 from volssl.data.count import count
-from volssl.data.items import Keep
+from volssl.data.items import Keep, PreparedSource
+from volssl.data.slices import middles
 from volssl.data.video import starts
 from volssl.data.video_config import VideoConfig
 from volssl.errors import ConfigError, DataError
@@ -79,9 +82,14 @@ def dicom(path: Path, clip: Pixels, photometric: str = "MONOCHROME2", **attribut
     return path
 
 
-def build(root: Path, frames: int = 4, workers: int = 0, **fields: Any) -> CachedSource:
+def build(root: Path, frames: int = 4, workers: int = 0, **fields: Any) -> PreparedSource:
     fields = {"intensity": Keep(), "cache_dtype": "float32", "cache": str(root.parent / "cache"), **fields}
     return VideoConfig(root=str(root), **fields).build((frames, ROWS, COLUMNS), workers=workers)
+
+
+def pick(root: Path, frames: int, **fields: Any) -> PreparedSource:
+    fields = {"intensity": Keep(), "cache_dtype": "float32", "cache": str(root.parent / "cache"), **fields}
+    return VideoConfig(root=str(root), frames=frames, **fields).build((ROWS, COLUMNS))
 
 
 def tensor(clip: Pixels, frames: Sequence[int]) -> torch.Tensor:
@@ -357,6 +365,110 @@ def test_real_videos(shared_data: Path, tmp_path: Path) -> None:
     assert cine.build((8, 120, 160)).ids == ("examples_ybr_color.dcm@0000",)
 
 
+@pytest.mark.parametrize("name", ["a.avi", "a.dcm"])
+def test_frames_are_items_of_two_dimensions(folder: Path, name: str) -> None:
+    """20 frames in 4 equal parts of 5: the middles are 2.5, 7.5, 12.5 and 17.5."""
+    clip = coloured(20)
+    write(folder / name, clip) if name == "a.avi" else dicom(folder / name, clip, "RGB")
+    source = pick(folder, 4, colour="rgb")
+    assert source.ids == tuple(f"{name}#{n:03}" for n in range(4))
+    assert (source.channels, source.region, source.labels) == (3, (ROWS, COLUMNS), (-1,) * 4)
+    for i, number in enumerate((2, 7, 12, 17)):
+        assert torch.equal(source[i].image, torch.from_numpy(clip[number]).float().permute(2, 0, 1))
+        assert (source[i].id, source[i].spacing) == (source.ids[i], (1.0, 1.0))
+
+
+@given(st.integers(1, 400), st.integers(1, 40))
+def test_middles_are_spread_evenly(total: int, parts: int) -> None:
+    """Against fractions: 0 .. total - 1 is cut into equal parts, and m is the whole number below a part's middle."""
+    found = middles(total, parts)
+    assert all(m <= (k + 0.5) * total / parts < m + 1 for k, m in enumerate(found))
+    assert len(set(found)) == min(total, parts)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.dcm"])
+def test_frames_of_one_colour_are_not_picked(folder: Path, name: str) -> None:
+    """Of 10 frames 0..3, 6 and 9 are black, or white: 4, 5, 7, 8 are left. Halves of them: 5 and 8; all: all."""
+    clip = grey(10)
+    clip[[0, 1, 2, 3, 6]], clip[9] = 0, 255
+    (write if name == "a.mkv" else dicom)(folder / name, clip)
+    for frames, numbers in ((2, (5, 8)), (4, (4, 5, 7, 8))):
+        source = pick(folder, frames)
+        assert torch.equal(torch.stack([source[i].image for i in range(frames)], dim=1), tensor(clip, numbers))
+    with pytest.raises(
+        DataError, match=rf"{name}: frames: 4 of 10 frames show anything, data\.frames asks for 5: lower"
+    ):
+        pick(folder, 5)
+    write(folder / "b.mkv", grey(5))
+    source = pick(folder, 5, max_bad=0.5)
+    assert ([error.code for error in source.bad], len(source), source.ids[0]) == (["frames"], 5, "b.mkv#000")
+
+
+def test_a_uniform_frame_in_colour_shows_nothing(folder: Path) -> None:
+    clip = coloured(3)
+    clip[1] = (0, 0, 255)
+    write(folder / "a.avi", clip)
+    assert torch.equal(pick(folder, 2, colour="rgb")[1].image, torch.from_numpy(clip[2]).float().permute(2, 0, 1))
+    with pytest.raises(DataError, match="2 of 3 frames"):
+        pick(folder, 3)
+
+
+def test_frames_of_a_video_are_scaled_together_and_kept_in_one_file(folder: Path) -> None:
+    """Frame n holds 0 and 50 n: of all, 0 is the least and 150 the greatest, so the frames end at 0, 1/3, 2/3, 1."""
+    clip = np.zeros((4, ROWS, COLUMNS), np.uint8)
+    clip[:, :, : COLUMNS // 2] = 50 * np.arange(4)[:, None, None]
+    clip[0, 0, 0] = 1
+    write(folder / "a.avi", clip)
+    write(folder / "b.avi", clip[:, ::-1].copy())
+    (folder / "labels.csv").write_text("path,label\na.avi,well\nb.avi,\n")
+    whole: dict[str, Any] = {"name": "percentile", "lower": 0.0, "upper": 100.0}
+    source = pick(folder / "labels.csv", 4, intensity=whole)
+    assert [float(source[i].image.max()) for i in range(1, 4)] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert (source.labels, len(set(source.fingerprints))) == ((0,) * 4 + (-1,) * 4, 2)
+    shapes = [tuple(fetch(file)[0].shape) for file in (folder / "cache").glob("*.safetensors")]
+    assert [shape for shape in shapes if len(shape) > 1] == [(1, 4, ROWS, COLUMNS)] * 2
+
+
+def test_frames_exclude_clips_and_make_two_dimensions() -> None:
+    config_ = VideoConfig(root="x", frames=8)
+    assert (config_.dims, config_.fit, VideoConfig(root="x").dims) == (2, "resize", 3)
+    assert VideoConfig.model_validate_json(config_.model_dump_json()) == config_
+    assert VideoConfig(root="x", frames=8, fit=("crop", "resize"), region=(8, 8)).fit == ("crop", "resize")
+    for wrong, says in (
+        ({"stride": 2}, "stride is of clips"),
+        ({"clips": "all"}, "clips is of clips"),
+        ({"region": (8, 8, 8)}, r"region needs 2 numbers \(rows, columns\)"),
+        ({"fit": ("crop", "crop", "crop")}, r"fit needs one word, or 2"),
+    ):
+        with pytest.raises(ValidationError, match=says):
+            VideoConfig.model_validate({"root": "x", "frames": 8, **wrong})
+
+
+def test_what_names_can_tell_of_the_number_of_frames(folder: Path) -> None:
+    path = write(folder / "a.avi", grey(4))
+    write(folder / "b.mkv", grey(4))
+    (folder / "labels.csv").write_text("path,label\na.avi,1\n")
+    for root, items in ((folder, 16), (path, 8), (folder / "labels.csv", 8)):
+        assert count(VideoConfig(root=str(root), frames=8)) == items
+
+
+def test_real_frames(shared_data: Path, tmp_path: Path) -> None:
+    """Frames 3, 9, ... 27 of the 30 in DICOM are one clip of 5, 6 apart. Frames of a lung are more alike than lungs."""
+    where: dict[str, Any] = {"root": str(shared_data / "dicom/us_cine"), "colour": "rgb", "cache": str(tmp_path)}
+    source = VideoConfig(**where, frames=5).build((60, 80))
+    clip = VideoConfig(**where, stride=6).build((5, 60, 80))
+    assert (source.ids[2], clip.ids) == ("examples_ybr_color.dcm#002", ("examples_ybr_color.dcm@0003",))
+    images = torch.stack([source[i].image for i in range(5)], dim=1)
+    torch.testing.assert_close(images, clip[0].image, rtol=0, atol=2e-3)  # float16 after other interpolation
+    lungs = VideoConfig(root=str(shared_data / "video/pocus/reg"), frames=6, cache=str(tmp_path)).build((48, 48))
+    assert (len(lungs), lungs.bad) == (36, ())
+    pixels = torch.stack([lungs[i].image for i in range(36)]).flatten(1)
+    assert float(pixels.std(1).min()) > 0.02
+    apart = torch.cdist(pixels, pixels)
+    same = torch.arange(36)[:, None] // 6 == torch.arange(36) // 6
+    assert float(apart[same].mean()) < 0.7 * float(apart[~same].mean())
+
+
 RUN = """\
 output: out
 data: {name: video, root: %s/video/pocus/reg, region: [8, 32, 32], clips: 2}
@@ -375,3 +487,18 @@ def test_two_steps_of_a_run(shared_data: Path, tmp_path: Path, monkeypatch: pyte
     assert len(Path("out/metrics.jsonl").read_text().splitlines()) == 2
     card = load_encoder("out/encoder").card
     assert (card.fingerprint and card.fingerprint.count, card.channels) == (12, 1)
+
+
+def test_two_steps_of_a_run_on_frames(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its encoder takes a frame that was saved as a picture."""
+    monkeypatch.chdir(tmp_path)
+    flat = {"region: [8, 32, 32], clips: 2": "frames: 4", "[4, 32, 32]": "[32, 32]", "dims: 3": "dims: 2"}
+    text = RUN % shared_data
+    for old, new in flat.items():
+        text = text.replace(old, new)
+    Path("run.yaml").write_text(text)
+    run.train(config.load("run.yaml"))
+    encoder = load_encoder("out/encoder")
+    assert (encoder.card.fingerprint and encoder.card.fingerprint.count, encoder.card.dims) == (24, 2)
+    Image.fromarray(grey(1)[0]).save("frame.png")
+    assert encoder(encoder.preprocess("frame.png")[None]).pooled.shape == (1, encoder.width)

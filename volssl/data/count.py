@@ -12,19 +12,14 @@ import numpy as np
 from volssl.errors import DataError
 
 if TYPE_CHECKING:
-    from volssl.data import PhantomConfig, StackConfig, VolumeConfig
-    from volssl.data.image_config import ImageConfig
-    from volssl.data.slide_config import SlideConfig
-    from volssl.data.video_config import VideoConfig
+    from volssl.data import Sources
 
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif"}
 DICOM = {".dcm", ".dicom", ".ima", ""}
 
 
-def count(
-    config: VolumeConfig | StackConfig | PhantomConfig | ImageConfig | SlideConfig | VideoConfig,
-) -> int | None:
+def count(config: Sources) -> int | None:
     """The number of items, or None where names cannot tell (DICOM, several sequences, 4D, slides, many clips).
 
     Raises:
@@ -47,18 +42,26 @@ def count(
     if config.name == "image" and config.archive:
         return sum(_rows(root, f"{split}_images") for split in config.splits)
     if root.is_file() and root.suffix.lower() != ".csv":
-        return None if config.name == "volume" else 1
+        return None if config.name == "volume" else _each(config)
     if root.is_file():
         with root.open(newline="", encoding="utf-8") as f:
-            return sum(1 for _ in csv.DictReader(f)) * ((config.slices or 1) if config.name == "volume" else 1)
+            return sum(1 for _ in csv.DictReader(f)) * _each(config)
     if config.name == "volume":
         return None
     if config.name == "image":
         return _named(root, IMAGES)
     if config.name == "video":
-        return _named(root, VIDEOS)
+        videos = _named(root, VIDEOS)
+        return None if videos is None else videos * _each(config)
     files = [p for p in root.rglob("*") if p.suffix.lower() in IMAGES | {".npy"}]
     return len({p if p.suffix == ".npy" else p.parent for p in files})
+
+
+def _each(config: Sources) -> int:
+    """Items of two dimensions that are made of one file."""
+    if config.name == "volume":
+        return config.slices or 1
+    return (config.frames or 1) if config.name == "video" else 1
 
 
 def _named(root: Path, wanted: set[str]) -> int | None:

@@ -145,7 +145,8 @@ def check_flat(ds: Dataset, path: Path) -> None:
     if is_mosaic(ds) or (count > 1 and "PerFrameFunctionalGroupsSequence" in ds):
         raise DataError("kind", "a volume in one file: use data.name: volume", str(path))
     if count > 1:
-        raise DataError("kind", f"{count} frames, not one image: use data.name: video, or volume", str(path))
+        what = f"{count} frames, not one image"
+        raise DataError("kind", f"{what}: use data.name: video (frames: N makes 2D items), or volume", str(path))
 
 
 def check_pixels(ds: Dataset, path: Path) -> None:

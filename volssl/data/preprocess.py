@@ -24,6 +24,7 @@ from torch import Tensor
 
 from volssl.data import VolumeConfig, Volumes
 from volssl.data.items import Fit, Intensity, Items, Keep, Percentile, Size, Window
+from volssl.data.slices import middles
 from volssl.errors import DataError
 
 Step = Callable[[MetaTensor], MetaTensor]
@@ -46,7 +47,7 @@ def preprocess(config: Items, region: Size) -> Preprocess:
     The first three and the slices are of volumes, which alone have patient space.
 
     Args:
-        region: of the item; with ``slices``, slices x rows x columns of all that a volume gives.
+        region: of the item; with ``slices`` or ``frames``, with their number in front.
 
     Returns:
         A function of a (C, *spatial) float32 MetaTensor with an affine in mm. It returns a plain
@@ -124,14 +125,13 @@ def _slices(count: int | None) -> list[Step]:
         if len(shows) < (count or 0):
             what = f"{len(shows)} of {values.shape[1]} slices show anything, data.slices asks for {count}"
             raise DataError("slices", f"{what}: lower it, or leave the volume out")
-        middles = [(2 * i + 1) * len(shows) // (2 * (count or 0)) for i in range(count or 0)]
-        return _with_values(image, values[:, shows[middles]])
+        return _with_values(image, values[:, shows[middles(len(shows), count or 0)]])
 
     return [] if count is None else [run]
 
 
 def _fit(config: Items, region: Size) -> Step:
-    """Axes that are cropped first, so that no voxel is resampled in vain. Picked slices are as many already."""
+    """Axes that are cropped first, so that no voxel is resampled in vain. What was picked is as many already."""
     ways: tuple[Fit, ...] = (config.fit,) * config.dims if isinstance(config.fit, str) else config.fit
     each = ("crop",) * (len(region) - config.dims) + ways
     resize = Resize(region, mode="trilinear" if len(region) == 3 else "bilinear", align_corners=False)

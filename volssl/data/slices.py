@@ -1,4 +1,4 @@
-"""The slices of cached volumes as items of two dimensions."""
+"""The slices of cached volumes, and frames of cached videos, as items of two dimensions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from volssl.data.cache import CachedSource
 from volssl.types import Item
 
 
+def middles(total: int, parts: int) -> list[int]:
+    """The middle of each of ``parts`` equal parts of 0 .. total - 1."""
+    return [(2 * part + 1) * total // (2 * parts) for part in range(parts)]
+
+
 class Slices:
-    """A ``PreparedSource`` whose items are ``id#000``, ``id#001``, ... of each volume in turn.
+    """A ``PreparedSource`` whose items are ``id#000``, ``id#001``, ... of each volume (or video) in turn.
 
     Args:
-        volumes: of as many slices each as their region has.
+        volumes: of as many slices (or frames) each as their region has.
     """
 
     def __init__(self, volumes: CachedSource) -> None:

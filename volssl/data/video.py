@@ -1,9 +1,9 @@
-"""The source of videos: multi-frame DICOM and video files, cut into clips."""
+"""The source of videos: multi-frame DICOM and video files, cut into clips or single frames."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
 from volssl.data.cache_file import Spacing
 from volssl.data.count import VIDEOS
@@ -21,11 +20,12 @@ from volssl.data.dicom_pixels import read_frames
 from volssl.data.door import Found, holds_dicom, kind_of
 from volssl.data.fingerprint import stamp
 from volssl.data.header import is_image, read_dataset
-from volssl.data.items import Report, Size
+from volssl.data.items import PreparedSource, Report, Size
 from volssl.data.listing import Listed, listing_by
 from volssl.data.picture import flat
 from volssl.data.preflight import check_shape, guard
 from volssl.data.recipe import Entry
+from volssl.data.slices import Slices, middles
 from volssl.data.survey import Seen, one_per_file, survey
 from volssl.data.video_config import VideoConfig
 from volssl.errors import DataError
@@ -33,8 +33,10 @@ from volssl.errors import DataError
 FORMAT = 1  # raise it when frames are counted in another way
 
 
-def build(config: VideoConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
-    """Find the videos that ``config.root`` names, count their frames, and make and cache every clip.
+def build(config: VideoConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> PreparedSource:
+    """Find the videos that ``config.root`` names, look at their frames, and make and cache every clip.
+
+    The frames of a video that are items of their own are cached in one file.
 
     Raises:
         ConfigError: there are videos that are no DICOM, and PyAV is not installed.
@@ -44,12 +46,15 @@ def build(config: VideoConfig, region: Size, *, workers: int = 0, report: Report
     listed, bad = listing_by(config.root, partial(one_per_file, kind="video", wanted=_is_video, what=what))
     if any(_by_name(one.found.files[0]) for one in listed):
         config.require()
-    settings = json.dumps(["video", FORMAT])
-    seen = survey([one.found for one in listed], _look, settings, config.cache, workers=workers, report=report)
-    counted = zip(listed, seen, strict=True)
-    entries = [entry for one, s in counted if isinstance(s, Seen) for entry in _clips(config, region, one, s)]
+    look = _count if config.frames is None else partial(_pick, config.frames)
+    settings = json.dumps(["video", FORMAT] if config.frames is None else ["frames", FORMAT, config.frames])
+    seen = survey([one.found for one in listed], look, settings, config.cache, workers=workers, report=report)
+    known = [(one, s.values) for one, s in zip(listed, seen, strict=True) if isinstance(s, Seen)]
+    entries = [entry for one, values in known for entry in _entries(config, region, one, values)]
     left_out = [*bad, *(s for s in seen if isinstance(s, DataError))]
-    return build_cache(entries, partial(_read, config), config, region, workers=workers, report=report, bad=left_out)
+    read, cached = partial(_read, config), region if config.frames is None else (config.frames, *region)
+    source = build_cache(entries, read, config, cached, workers=workers, report=report, bad=left_out)
+    return source if config.frames is None else Slices(source)
 
 
 def _by_name(path: Path) -> bool:
@@ -67,7 +72,7 @@ def _is_video(path: Path) -> bool:
         return is_image(ds) and int(ds.get("NumberOfFrames") or 1) > 1
 
 
-def _look(found: Found) -> tuple[Tensor, Spacing]:
+def _count(found: Found) -> tuple[Tensor, Spacing]:
     """How many frames it has.
 
     Raises:
@@ -83,13 +88,48 @@ def _look(found: Found) -> tuple[Tensor, Spacing]:
     return torch.tensor(frames), ()
 
 
-def _clips(config: VideoConfig, region: Size, one: Listed, seen: Seen) -> Iterator[Entry]:
-    """An entry per clip, called by its first frame; its frames are those of the part."""
-    total = int(seen.values)
+def _pick(count: int, found: Found) -> tuple[Tensor, Spacing]:
+    """The numbers of ``count`` evenly spaced frames among those that are not of one colour: the middles of equal parts.
+
+    Raises:
+        DataError: it cannot be read to its end, or has too few of them.
+    """
+    path = found.files[0]
+    with guard("video", path):
+        shows = [not _uniform(frame) for frame in _every(path)]
+    numbers = [number for number, shown in enumerate(shows) if shown]
+    if len(numbers) < count:
+        what = f"{len(numbers)} of {len(shows)} frames show anything, data.frames asks for {count}"
+        raise DataError("frames", f"{what}: lower it, or leave the video out", found.id)
+    return torch.tensor([numbers[i] for i in middles(len(numbers), count)]), ()
+
+
+def _every(path: Path) -> Iterator[np.ndarray]:
+    if _by_name(path):
+        from volssl.data.video_file import every
+
+        return every(path)
+    return read_frames(path, range(int(read_dataset(path).NumberOfFrames)))
+
+
+def _uniform(frame: np.ndarray) -> bool:
+    """All rows are alike, and all pixels of the first: told thirty times as fast as pixel by pixel."""
+    return np.array_equal(frame[1:], frame[:-1]) and np.array_equal(frame[0, 1:], frame[0, :-1])
+
+
+def _entries(config: VideoConfig, region: Size, one: Listed, seen: Tensor) -> Iterator[Entry]:
+    """One of the frames that were picked; or one per clip, called by its first frame. The part tells the frames."""
+    if config.frames is not None:
+        yield Entry(one.found.id, (_part(one.found, seen.tolist()),), label=one.label)
+        return
+    total = int(seen)
     for first in starts(total, region[0], config.stride, config.clips):
-        frames = range(first, total, config.stride)[: region[0]]
-        part = replace(one.found, frames=tuple((0, frame) for frame in frames))
+        part = _part(one.found, range(first, total, config.stride)[: region[0]])
         yield Entry(f"{one.found.id}@{first:0{max(4, len(str(total - 1)))}}", (part,), label=one.label)
+
+
+def _part(found: Found, frames: Sequence[int]) -> Found:
+    return replace(found, frames=tuple((0, frame) for frame in frames))
 
 
 def starts(total: int, frames: int, stride: int, clips: int | str) -> list[int]:
@@ -102,7 +142,7 @@ def starts(total: int, frames: int, stride: int, clips: int | str) -> list[int]:
     if clips == "all":
         return list(range(0, possible, frames * stride))
     assert isinstance(clips, int)
-    return sorted({(2 * k + 1) * possible // (2 * clips) for k in range(clips)})
+    return sorted(set(middles(possible, clips)))
 
 
 def _read(config: VideoConfig, entry: Entry) -> MetaTensor:

@@ -37,6 +37,11 @@ def count(path: Path) -> int:
     return frames
 
 
+def every(path: Path) -> Iterator[Frame]:
+    """(rows, columns, 3) RGB of all its frames; turned as the file says. What FFmpeg raises is passed on."""
+    return map(_upright, _decoded(path))
+
+
 def read(path: Path, state: str, wanted: Sequence[int]) -> Iterator[Frame]:
     """(rows, columns, 3) RGB of the wanted frames, which are numbered from 0 and in order; turned as the file says.
 

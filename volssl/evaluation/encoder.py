@@ -62,7 +62,7 @@ class Encoder(nn.Module):
             study: a file or a folder that holds one item, or an array of what the encoder takes: slices x rows x
                 columns, with the channels in front if there are several; or rows x columns, with the three
                 colours in front or behind. A picture may be given to any encoder of flat images; where it was
-                trained on slices of volumes, the picture alone takes the volume's place when it is scaled.
+                trained on slices of volumes or frames of videos, the picture alone takes their place when it is scaled.
 
         Raises:
             DataError: it cannot be read, is not one item, or is an array although the preprocessing needs
