@@ -4,7 +4,7 @@
 
 CASS trains a CNN and a Transformer at once, on one view of each image; DINO trains one of them, so it is run twice. The
 three take turns, step by step, on the same images. Times are of all cores of this process. DINO sees two global views,
-and with ``--local 8`` the published recipe's eight small ones beside them. A third of the patients is held out.
+and with ``--local 8`` the published recipe's eight small ones beside them. The probe's folds are by patient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pretrain import ALL, by_patient, hold_out
+from benchmarks.pretrain import ALL, by_patient
 from volssl import config
 from volssl.config import Run
 from volssl.data.loader import Loader
@@ -38,7 +38,7 @@ DINO = {"name": "dino", "projector": [256, 256, 64], "prototypes": 1024, "moment
 def load(options: argparse.Namespace, **given: Any) -> Run:
     """The recipe of CASS, made small, with other components put in."""
     small = {
-        "data.root": str(hold_out(options.images / "lc25000_lung" / "labels.csv", options.output, 0)),
+        "data.root": str(options.images / "lc25000_lung" / "labels.csv"),
         "data.region": [96, 96],
         "views.size": [64, 64],
         "backbone": CNN,
@@ -77,7 +77,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--local", type=int, default=0, help="small views of DINO beside its two")
     parser.add_argument("--images", type=Path, default=Path("../shared/data/images"))
-    parser.add_argument("--output", type=Path, default=Path("runs/cass_dino"), help="where the split is written")
     options = parser.parse_args()
 
     views = {"method": DINO, "views.count": 2}

@@ -55,7 +55,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def main(images: Path, *arguments: str) -> None:
-    given = ["--data", "lc25000_lung", "pneumoniamnist", "--minutes", "0.001", "--seeds", "0", "--methods", "byol"]
+    sets = ["lc25000_lung", "lc25000_new_patients", "pneumoniamnist"]
+    given = ["--data", *sets, "--minutes", "0.001", "--seeds", "0", "--methods", "simclr"]
     pretrain.main([*given, "--images", str(images), "--output", str(images.parent / "out"), *arguments])
 
 
@@ -81,12 +82,12 @@ def test_three_seeds_hold_every_patient_out_once(images: Path) -> None:
 def test_from_images_to_table_once(
     images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both sets leave a line each; called again, nothing trains and the table is the same."""
+    """Every set leaves a line; called again, nothing trains and the table is the same."""
     main(images)
     first = capsys.readouterr().out
-    assert first.count("| byol | 2 |") == 3  # tiles, radiographs, radiographs with a tenth of the labels
+    assert first.count("| simclr | 2 |") == 4  # tiles, new patients' tiles, radiographs with all labels and a tenth
     lines = read(images.parent / "out" / "results.jsonl")
-    lung = next(line for line in lines.values() if line["data"] == "lc25000_lung")
+    lung = next(line for line in lines.values() if line["data"] == "lc25000_new_patients")
     assert sorted(lung["patients"]) == sorted([f"p{patient}" for patient in held_out(images) for _ in range(2)])
     assert sorted(lung["y"]) == [0, 0, 1, 1, 2, 2]
     assert {name: scores[ALL]["shape"] for name, scores in lung["scores"]["encoder"].items()} == {
