@@ -36,7 +36,7 @@ from volssl.evaluation.features import extract
 from volssl.evaluation.linear import linear_probe
 from volssl.evaluation.probe import Scores, Worth, cross_fit, measure
 from volssl.evaluation.splits import Groups, folds, subset
-from volssl.evaluation.statistics import Estimate, Ints
+from volssl.evaluation.statistics import Estimate, Floats, Ints
 from volssl.run import ENCODER, train
 
 ALL, TENTH = "all labels", "10 % of the labels"
@@ -160,8 +160,9 @@ def shown(data: str, run: Run, images: Path) -> Run:
     """The run as far as an examination looks at it: the data set itself, whatever else was trained on."""
     if run.data.name != "mixture":
         return run
-    alone = {**wanted()["data"][data], **wanted()["common"], "method": {"name": "simclr"}, "seed": run.seed}
-    return build({**alone, "data.root": str(images / alone["data"]["root"])}, Path(run.output))
+    alone = {**wanted()["data"][data], **wanted()["common"], "method": {"name": "simclr"}}
+    alone |= {"data.root": str(images / alone["data"]["root"]), "seed": run.seed, "loop.steps": run.loop.steps}
+    return build(alone, Path(run.output))
 
 
 def build(given: dict[str, Any], output: Path) -> Run:
