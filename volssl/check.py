@@ -93,7 +93,7 @@ def _views(run: Run) -> str:
 def _encoder(run: Run, key: str) -> str:
     backbone = run.backbones[key]
     cost = backbone.cost(run.data.channels, run.views.size)
-    return f"{backbone.name}-{backbone.depth}, {cost.parameters:,} parameters, {cost.width} features"
+    return f"{backbone.title}, {cost.parameters:,} parameters, {cost.width} features"
 
 
 def _norm(run: Run) -> str:

@@ -185,7 +185,8 @@ def _norm_faults(run: Run, key: str, size: tuple[int, ...]) -> Iterator[tuple[st
         numbers = {"batch": run.loop.chunk * last, "instance": last}.get(backbone.norm, 2)
         if numbers < 2:
             what = f"{backbone.norm} norm would see one number per channel in the last stage"
-            yield key, f"{what} of views of {list(size)}: use larger views or {name}.norm: group"
+            other = f" or {name}.norm: group" if "norm" in type(backbone).model_fields else ""
+            yield key, f"{what} of views of {list(size)}: use larger views{other}"
 
 
 def _batch_faults(loop: LoopConfig, world: int) -> Iterator[tuple[str, str]]:

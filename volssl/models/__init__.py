@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from volssl.models.weights_config import WeightsConfig
 from volssl.schema import Schema
@@ -12,9 +12,10 @@ from volssl.schema import Schema
 if TYPE_CHECKING:
     from volssl.models.cost import Cost
     from volssl.models.resnet import ResNet
+    from volssl.models.timm_model import Timm
     from volssl.models.vit import ViT
 
-    Backbone: TypeAlias = ResNet | ViT
+    Backbone: TypeAlias = ResNet | ViT | Timm
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -39,6 +40,11 @@ class ResNetConfig(Schema):
     dilated: bool = False
     shortcut: Literal["A", "B"] = "B"
     weights: WeightsConfig | None = None
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return f"resnet-{self.depth}"
 
     @model_validator(mode="after")
     def _stem_fits(self) -> Self:
@@ -103,6 +109,11 @@ class ViTConfig(Schema):
         return self
 
     @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return f"vit-{self.depth}"
+
+    @property
     def norm(self) -> Literal["layer"]:
         """What normalises: no statistics over images, so nothing to choose."""
         return "layer"
@@ -134,10 +145,67 @@ class ViTConfig(Schema):
         return ViT(self, channels)
 
 
+class TimmConfig(Schema):
+    """A model of timm, where ``volssl[timm]`` is installed, with weights that are random or come from a file.
+
+    model: as timm calls it, without the tag of its weights: nothing is ever downloaded. size: rows and columns
+    that a model with learned positions or windows is laid out for; none: its own. weights: a state dict under timm's
+    names, or as in ``ResNetConfig``.
+
+    What a model takes and costs is asked of timm itself, which loads torch.
+
+    Raises:
+        ConfigError: asked, where timm is not installed or has no such model.
+    """
+
+    name: Literal["timm"] = "timm"
+    dims: Literal[2] = 2
+    model: str
+    size: tuple[Positive, Positive] | None = None
+    weights: WeightsConfig | None = None
+
+    @field_validator("model")
+    @classmethod
+    def _names_no_weights(cls, model: str) -> str:
+        if not model.replace("_", "").isalnum():
+            raise ValueError(f"{model} is not a model alone (nothing is downloaded): write it as resnet18d is written")
+        return model
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return self.model
+
+    @property
+    def norm(self) -> str:
+        """What normalises; with ``batch``, a step depends on the size of the chunks."""
+        from volssl.models.timm_model import timm_norm
+
+        return timm_norm(self)
+
+    def fits(self, size: tuple[int, ...]) -> str | None:
+        """What is wrong with images of ``size`` and what to do, or None."""
+        from volssl.models.timm_model import timm_refusal
+
+        return _axes_fit(size, self.dims) or timm_refusal(self, size)
+
+    def cost(self, channels: int, size: tuple[int, ...]) -> Cost:
+        """What one image of ``size`` costs."""
+        from volssl.models.timm_model import timm_cost
+
+        return timm_cost(self, channels, size)
+
+    def build(self, channels: int) -> Timm:
+        """The network for images of ``channels`` channels, randomly initialised."""
+        from volssl.models.timm_model import Timm
+
+        return Timm(self, channels)
+
+
 def _axes_fit(size: tuple[int, ...], dims: int) -> str | None:
     if len(size) == dims:
         return None
     return f"{list(size)} has {len(size)} numbers, backbone.dims is {dims}: give {dims}"
 
 
-BackboneConfig = Annotated[ResNetConfig | ViTConfig, Field(discriminator="name")]
+BackboneConfig = Annotated[ResNetConfig | ViTConfig | TimmConfig, Field(discriminator="name")]

@@ -44,11 +44,11 @@ def _pad_thin(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> tuple[Tensor, list[int]
 
 
 def replace_convolutions(net: nn.Module) -> None:
-    """Put a convolution of this file with the same weights where torch's zero-padded ones are, in place."""
+    """Put a convolution of this file with the same weights where torch's are that pad with so many zeros, in place."""
     ours: dict[type[nn.Module], type[Conv2d] | type[Conv3d]] = {nn.Conv2d: Conv2d, nn.Conv3d: Conv3d}
     for module in list(net.modules()):
         for name, old in module.named_children():
-            if type(old) in ours:
+            if type(old) in ours and isinstance(old.padding, tuple) and old.padding_mode == "zeros":
                 setattr(module, name, _with_the_weights_of(old, ours[type(old)]))
 
 

@@ -22,6 +22,7 @@ from volssl.models.cost import BLOCKS
 from volssl.models.weights_file import read_weights
 
 if TYPE_CHECKING:
+    from volssl.models.timm_model import Timm
     from volssl.types import Tensors
 
 _WRAPPERS = ("state_dict", "teacher")  # Lightning and MedicalNet; DINO's full checkpoint
@@ -39,7 +40,7 @@ class Published:
     left: the file's other keys, of heads.
     """
 
-    backbone: ResNetConfig | ViTConfig
+    backbone: BackboneConfig
     tensors: Tensors
     keys: dict[str, str]
     left: tuple[str, ...] = ()
@@ -58,9 +59,7 @@ def recognise(path: Path) -> Published:
         return _own(path)
     found = read_weights(path)
     content, left = _unwrap(found)
-    short = {_PREFIXES.sub("", key): key for key in content}
-    if len(short) < len(content):
-        raise ConfigError(f"{path}: holds several networks: give the state dict of one")
+    short = _short(path, content)
     for marks, our_name, recognised in _FORMS:
         if not marks <= short.keys():
             continue
@@ -79,6 +78,19 @@ def recognise(path: Path) -> Published:
     )
 
 
+def of_timm(path: Path, model: Timm) -> Published:
+    """The weights in a file under the names that timm gives those of ``model``; its classifier is left.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    content, left = _unwrap(read_weights(path))
+    keys = {f"net.{end}": key for end, key in _short(path, content).items()}
+    taken = {name: key for name, key in keys.items() if not name.startswith(model.classifier)}
+    left += [key for name, key in keys.items() if name not in taken]
+    return Published(model.config, {name: content[key] for name, key in taken.items()}, taken, tuple(left))
+
+
 def _unwrap(found: dict[str, object]) -> tuple[Tensors, list[str]]:
     """The tensors of the network, and the names of others that stand beside it."""
     for wrapper in _WRAPPERS:
@@ -86,6 +98,14 @@ def _unwrap(found: dict[str, object]) -> tuple[Tensors, list[str]]:
             others = [name for name, value in found.items() if name != wrapper and _tensors(value)]
             return _tensors(inner), others
     return _tensors(found), []
+
+
+def _short(path: Path, content: Tensors) -> dict[str, str]:
+    """The file's keys by what is left of them without what wraps a network."""
+    short = {_PREFIXES.sub("", key): key for key in content}
+    if len(short) < len(content):
+        raise ConfigError(f"{path}: holds several networks: give the state dict of one")
+    return short
 
 
 def _tensors(value: object) -> Tensors:

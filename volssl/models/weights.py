@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from volssl.errors import ConfigError
-from volssl.models import ResNetConfig, ViTConfig
-from volssl.models.published import Published, recognise
+from volssl.models import BackboneConfig, ResNetConfig, TimmConfig, ViTConfig
+from volssl.models.published import Published, of_timm, recognise
+from volssl.models.timm_model import Timm
 from volssl.models.vit import resample_positions
 from volssl.models.weights_config import WeightsConfig
 
@@ -44,7 +45,7 @@ def _some(keys: tuple[str, ...]) -> str:
     return ", ".join([*keys[:_SHOWN], *more]) or "none"
 
 
-def load_weights(network: nn.Module, backbone: ResNetConfig | ViTConfig, channels: int) -> ImportReport | None:
+def load_weights(network: nn.Module, backbone: BackboneConfig, channels: int) -> ImportReport | None:
     """Fill ``network``, which ``backbone`` built for ``channels`` channels, with the weights that it names.
 
     Returns what came from where, or None where ``backbone.weights`` names none.
@@ -59,9 +60,7 @@ def load_weights(network: nn.Module, backbone: ResNetConfig | ViTConfig, channel
     return report
 
 
-def published_state(
-    weights: WeightsConfig, backbone: ResNetConfig | ViTConfig, channels: int
-) -> tuple[Tensors, ImportReport]:
+def published_state(weights: WeightsConfig, backbone: BackboneConfig, channels: int) -> tuple[Tensors, ImportReport]:
     """A state dict for the network that ``backbone`` builds for ``channels`` channels, from a published file.
 
     The images must be scaled as those that the weights were trained on; that is not in the file.
@@ -70,18 +69,20 @@ def published_state(
         ConfigError: the file cannot be read, is of an unknown form, belongs to another backbone, lacks a weight
             or has one too many, or saw other channels and ``weights.channels`` does not say what to do.
     """
-    found = recognise(Path(weights.path))
+    with torch.device("meta"):
+        network = backbone.build(channels)
+    path, wanted, of = Path(weights.path), network.state_dict(), network if isinstance(network, Timm) else None
+    first = of.first if of else _FIRST
+    found = of_timm(path, of) if of and not path.is_dir() else recognise(path)
     if changes := _misfit(backbone, found.backbone, bool(weights.inflate)):
         raise ConfigError(f"{weights.path}: {_in_words(found.backbone)}, not this backbone: use {', '.join(changes)}")
-    with torch.device("meta"):
-        wanted = backbone.build(channels).state_dict()
     _check_names(weights.path, found, wanted)
     state: Tensors = {}
     for name, want in wanted.items():
         if name not in found.tensors:  # old files do not count batches
             state[name] = torch.zeros((), dtype=torch.long)
             continue
-        state[name] = _fitted(name, found, want, weights, backbone)
+        state[name] = _fitted(name, found, want, weights, backbone, name in first)
         if state[name].shape != want.shape:
             shapes = f"{tuple(found.tensors[name].shape)}, not {tuple(want.shape)}"
             raise ConfigError(f"{weights.path}: {found.keys[name]} is {shapes}: these weights are of another network")
@@ -129,12 +130,12 @@ def inflate(weight: Tensor, depth: int, how: Literal[True, "centre"]) -> Tensor:
 
 
 def _fitted(
-    name: str, found: Published, want: Tensor, weights: WeightsConfig, backbone: ResNetConfig | ViTConfig
+    name: str, found: Published, want: Tensor, weights: WeightsConfig, backbone: BackboneConfig, sees_image: bool
 ) -> Tensor:
     value, how = found.tensors[name], weights.channels
     if name == "pos_embed" and isinstance(backbone, ViTConfig) and isinstance(found.backbone, ViTConfig):
         return _positions(value, found.backbone, backbone)
-    if name in _FIRST and value.shape[1] != want.shape[1]:
+    if sees_image and value.shape[1] != want.shape[1]:
         has, wants = value.shape[1], want.shape[1]
         if how == "refuse" or (how == "repeat" and wants < has):
             saw = f"{weights.path}: these weights saw {has} channels, the images have {wants}"
@@ -164,7 +165,7 @@ def _check_names(path: str, found: Published, wanted: Tensors) -> None:
         raise ConfigError(f"{path}: {odd[0]} is part of another network: this backbone has no place for it")
 
 
-def _misfit(asked: ResNetConfig | ViTConfig, has: ResNetConfig | ViTConfig, may_inflate: bool) -> list[str]:
+def _misfit(asked: BackboneConfig, has: BackboneConfig, may_inflate: bool) -> list[str]:
     """What to write in ``backbone`` so that the weights fit, key by key; nothing if they do."""
     inflating = may_inflate and (asked.dims, has.dims) == (3, 2)
     asked_for, needed = _facts(asked), _facts(has)
@@ -178,7 +179,7 @@ def _misfit(asked: ResNetConfig | ViTConfig, has: ResNetConfig | ViTConfig, may_
     return changes
 
 
-def _notes(asked: ResNetConfig | ViTConfig, has: ResNetConfig | ViTConfig) -> tuple[str, ...]:
+def _notes(asked: BackboneConfig, has: BackboneConfig) -> tuple[str, ...]:
     """Weights fit with and without dilation, which no shape tells and the features depend on."""
     if not isinstance(asked, ResNetConfig) or not isinstance(has, ResNetConfig) or asked.dilated == has.dilated:
         return ()
@@ -187,15 +188,18 @@ def _notes(asked: ResNetConfig | ViTConfig, has: ResNetConfig | ViTConfig) -> tu
     return (f"trained with its last two stages {was}; here they are {now}, so features are not the same: {remedy}",)
 
 
-def _facts(config: ResNetConfig | ViTConfig) -> dict[str, object]:
+def _facts(config: BackboneConfig) -> dict[str, object]:
     """What of a configuration the weights decide."""
     if isinstance(config, ResNetConfig):
         return config.model_dump(include={"name", "dims", "depth", "stem", "norm", "width", "shortcut"})
+    if isinstance(config, TimmConfig):
+        size = "null" if config.size is None else list(config.size)
+        return config.model_dump(include={"name", "model"}) | {"size": size}
     shape = {"patch": list(config.patch), "layer_scale": "null" if config.layer_scale is None else "1.0"}
     return config.model_dump(include={"name", "dims", "width", "depth", "heads", "mlp"}) | shape
 
 
-def _in_words(config: ResNetConfig | ViTConfig) -> str:
+def _in_words(config: BackboneConfig) -> str:
     if isinstance(config, ResNetConfig):
         return f"weights of a {config.dims}D ResNet-{config.depth}"
-    return f"weights of a {config.dims}D ViT"
+    return f"weights of timm's {config.model}" if isinstance(config, TimmConfig) else f"weights of a {config.dims}D ViT"
