@@ -63,3 +63,10 @@ def test_it_is_torch_s_convolution(slices: int) -> None:
     assert net[0].weight is theirs.weight
     assert net.state_dict().keys() == state.keys()
     torch.testing.assert_close(net(x), before, rtol=0, atol=1e-12)
+
+
+def test_what_pads_otherwise_stays() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, padding="same"), nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"))
+    before = list(net)
+    replace_convolutions(net)
+    assert list(net) == before
