@@ -149,7 +149,7 @@ def wanted() -> dict[str, Any]:
 
 def overrides(data: str, method: str, seed: int, minutes: float, images: Path) -> dict[str, Any]:
     """Everything that makes the run what it is, by dotted key: later ones over earlier ones."""
-    own = dict(wanted()["methods"][method])
+    own = {key: value for key, value in wanted()["methods"][method].items() if key != "saw"}
     here = {name: own.pop(name, {}) for name in DATA}[data]
     steps = max(2, round(own.pop("steps")[data] * minutes / MINUTES))
     given = {**wanted()["data"][data], **wanted()["common"], **own, **here, "seed": seed, "loop.steps": steps}
@@ -230,6 +230,8 @@ def tables(lines: list[Line], resamples: int = 1000) -> Iterator[str]:
             head = (f"{data}, {labels}", "steps", "minutes", "GB", *COLUMNS)
             yield f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}"
             for method in dict.fromkeys(entry["method"] for entry in here):
+                if wanted()["methods"].get(method, {}).get("saw", labels) != labels:
+                    continue  # it would be compared with what saw fewer
                 yield from _rows([entry for entry in here if entry["method"] == method], labels, resamples)
         yield ""
 

@@ -108,7 +108,7 @@ def batch_of(config: MethodConfig, geometry: Geometry, samples: int = 4) -> Batc
     }
     index = torch.arange(samples)
     labels = torch.full((samples, 2), -1)
-    labels[::4, 0], labels[1::4, 1] = 2, 1
+    labels[:2, 0], labels[2:4, 1] = torch.tensor([2, 0]), torch.tensor([1, 0])  # later chunks and ranks have none
     return Batch(views, 100 + index, 7 + index, labels)
 
 
