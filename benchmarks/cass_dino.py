@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,38 +47,32 @@ def load(options: argparse.Namespace, **given: Any) -> Run:
         "loop.batch": options.batch,
         "loop.chunk": options.batch,
         "loop.precision": "fp32",
-        "optim.warmup": 10,
+        "optim.warmup": min(10, options.steps // 2),
     }
     return config.load(CONFIG, [f"{key}={json.dumps(value)}" for key, value in {**small, **given}.items()])
 
 
 def encoders_of(trainer: Trainer, run: Run) -> list[Encoder]:
-    """The trained networks with the card that their run would give them."""
-    networks = zip(trainer.method.encoders.values(), run.backbones, strict=True)
-    return [Encoder(network, card(run, key)) for network, key in networks]
+    """The trained networks, each with what a probe needs to know of it."""
+    told: dict[str, Any] = {
+        "channels": run.data.channels,
+        "region": run.region,
+        "size": run.views.size,
+        "data": run.data,
+    }
+    told |= {"method": run.method.name, "step": run.loop.steps, "seed": run.seed}
+    networks = zip(trainer.method.encoders.values(), run.backbones.values(), strict=True)
+    return [Encoder(network, Card(backbone=backbone, **told)) for network, backbone in networks]
 
 
-def card(run: Run, key: str) -> Card:
-    """What a probe needs to know."""
-    return Card(
-        backbone=run.backbones[key],
-        channels=run.data.channels,
-        region=run.region,
-        size=run.views.size,
-        data=run.data,
-        method=run.method.name,
-        step=run.loop.steps,
-        seed=run.seed,
-    )
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train in turns, then print times and probes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--local", type=int, default=0, help="small views of DINO beside its two")
     parser.add_argument("--images", type=Path, default=Path("../shared/data/images"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     views = {"method": DINO, "views.count": 2}
     if options.local:

@@ -67,12 +67,12 @@ def build(config: MethodConfig, norm: Literal["batch", "group"], depth: Literal[
 
 
 def cut(samples: int, chunk: int, size: tuple[int, ...], like: Tensor) -> list[Batch]:
-    """Two correlated views of every sample, in chunks; every other sample has a label."""
+    """Two correlated views of every sample, in chunks; the first half of the samples has labels."""
     generator = torch.Generator().manual_seed(1)
     image = torch.randn(samples, 1, *size, generator=generator)
     views = [(image + torch.randn(image.shape, generator=generator)).to(like) for _ in range(2)]
     index = torch.arange(samples, device=like.device)
-    labels = torch.where(index % 2 == 0, index // 2 % 2, -1)[:, None]
+    labels = torch.where(index < samples // 2, index % 2, -1)[:, None]
     parts = [slice(i, i + chunk) for i in range(0, samples, chunk)]
     return [Batch({"0": views[0][p], "1": views[1][p]}, index[p], index[p], labels[p]) for p in parts]
 
