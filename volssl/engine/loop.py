@@ -15,7 +15,7 @@ from volssl.engine.chunks import Views
 from volssl.engine.distributed import Group
 from volssl.engine.log import Log
 from volssl.engine.optim import build_optimizer
-from volssl.engine.saver import FixedSource, Saver, environment, identity
+from volssl.engine.saver import FixedSource, Saver, environment, identity, require_one_source
 from volssl.engine.stop import Stop, until_stopped
 from volssl.engine.trainer import Trainer
 from volssl.methods.base import Method
@@ -60,14 +60,24 @@ def fit(
     method.to(group.device).train()
     group.broadcast(method)
     trainer = Trainer(method, build_optimizer(optim, method), optim, loop, source, views, group)
-    meta = {**meta, "data": identity(source), "environment": environment(group)}
+    found = identity(source)
+    require_one_source(found, group)
+    meta = {**meta, "data": found, "environment": environment(group)}
     saver = Saver(folder / "checkpoints", trainer, meta)
     said, done = saver.resume()
     if loop.compile:
         _compile(method)
     place = folder if group.rank == 0 else None
     with Stop() as stop, _repeatable_convolutions():
-        log = Log(place, console=console, done=done, steps=loop.steps, batch=loop.batch, board=loop.tensorboard)
+        log = Log(
+            place,
+            console=console,
+            done=done,
+            steps=loop.steps,
+            batch=loop.batch,
+            board=loop.tensorboard,
+            collapses=method.collapses,
+        )
         with log:
             log.say(*said)
             done = _go_on(trainer, saver, evaluations, log, stop, seed)

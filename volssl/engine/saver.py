@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,8 +100,36 @@ class Saver:
 
 def identity(source: FixedSource) -> dict[str, Any]:
     """What says whether two sources hold the same items in the same order."""
-    items = json.dumps([list(source.ids), list(source.fingerprints)])
-    return {"count": len(source), "sha256": hashlib.sha256(items.encode()).hexdigest()}
+    digest = hashlib.sha256()
+    for piece in _as_json(source.ids, source.fingerprints):  # there may be millions, made one by one
+        digest.update(piece.encode())
+    return {"count": len(source), "sha256": digest.hexdigest()}
+
+
+def _as_json(*lists: Sequence[str]) -> Iterator[str]:
+    """The pieces of ``json.dumps(lists)``."""
+    for i, items in enumerate(lists):
+        yield ", [" if i else "[["
+        for j, item in enumerate(items):
+            yield (", " if j else "") + json.dumps(item)
+        yield "]"
+    yield "]"
+
+
+def require_one_source(found: dict[str, Any], group: Group) -> None:
+    """A file that only some ranks can read would shift the items of the others.
+
+    Args:
+        found: what ``identity`` says on this rank.
+
+    Raises:
+        RunError: on every rank: it says something else on another.
+    """
+    mine = torch.tensor([[found["count"], *bytes.fromhex(found["sha256"])]], device=group.device)
+    said = group.gather({"said": mine})[0]["said"]
+    if other := [rank for rank in range(group.world) if not torch.equal(said[rank], said[0])]:
+        counts = f"{int(said[0, 0])} and {int(said[other[0], 0])}"
+        raise RunError(f"data: ranks 0 and {other[0]} find other items ({counts}): every rank must read the same files")
 
 
 def environment(group: Group) -> dict[str, Any]:
