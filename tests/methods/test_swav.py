@@ -190,11 +190,11 @@ def test_codes_come_from_the_first_two_views_alone() -> None:
     method = build(queue=6)
     one, two = run(method, batch), run(method, changed)
     assert one.total.item() != pytest.approx(two.total.item(), rel=1e-3)
-    assert torch.equal(one.metrics["prototypes"], two.metrics["prototypes"])
+    assert torch.equal(one.metrics["prototypes_used"], two.metrics["prototypes_used"])
     assert one.stats.keys() == two.stats.keys() == {"0", "1"}
     # Negative control: another second view does change them.
     second = Batch(batch.views | images("1", seed=2).views, batch.index, batch.seeds, batch.labels)
-    assert not torch.equal(run(method, second).metrics["prototypes"], one.metrics["prototypes"])
+    assert not torch.equal(run(method, second).metrics["prototypes_used"], one.metrics["prototypes_used"])
 
 
 def test_the_prototypes_in_use_by_hand() -> None:
@@ -204,7 +204,7 @@ def test_the_prototypes_in_use_by_hand() -> None:
     method.projector = nn.Identity()  # type: ignore[assignment]
     method.prototypes.weight.data = torch.eye(3, dtype=torch.float64)
     z = torch.tensor([[1.0, 1.0, 0.1], [0.1, 0.1, 1.0]], dtype=torch.float64)
-    assert method.loss({"0": z, "1": z}, {}, AT).metrics["prototypes"].item() == pytest.approx(8 / 3)
+    assert method.loss({"0": z, "1": z}, {}, AT).metrics["prototypes_used"].item() == pytest.approx(8 / 3)
 
 
 # The queue

@@ -61,7 +61,7 @@ class SwAV(Method):
         used = torch.stack([code.detach().sum(0) for code in codes.values()]).sum(0)
         return Loss(
             total,
-            metrics={"prototypes": (used / used.sum()).square().sum().reciprocal()},
+            metrics={"prototypes_used": (used / used.sum()).square().sum().reciprocal()},
             stats={name: embedding[name].detach() for name in CODED} if keep else {},
         )
 
