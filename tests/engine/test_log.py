@@ -126,8 +126,9 @@ def test_the_gauge_turns_red() -> None:
     values = HEALTHY | {"items_per_second": 3.0}
     styles = {str(span.style) for span in describe(values, left=5).spans}
     assert "green" in styles
-    low = {str(span.style) for span in describe(values | {"spread": 0.0}, left=5).spans}
+    low = {str(span.style) for span in describe(values, left=5, alarm=True).spans}
     assert "bold red" in low
+    assert "spread" not in describe({"loss": 1.0, "lr": 0.1, "items_per_second": 3.0}, left=5)  # of a few items
 
 
 def test_a_collapse_is_told_once_after_patience_and_again_after_a_recovery() -> None:
@@ -136,6 +137,33 @@ def test_a_collapse_is_told_once_after_patience_and_again_after_a_recovery() -> 
     told = [judge(values) is not None for values in [low] * 4 + [fine] + [low] * 8 + [fine] + [low] * 5]
     assert [i for i, warned in enumerate(told) if warned] == [9, 18]
     assert judge({"loss": 1.0}) is None
+
+
+def warned(*values: tuple[float, float], collapse: Collapse | None = None) -> bool:
+    """Whether the first of ``values`` and then the others, five times each, bring a warning."""
+    first, *others = ({"spread": spread, "rank": rank} for spread, rank in values)
+    judge = (collapse or Collapse()).judge
+    told = [judge(x) is not None for x in (first, *(x for x in others for _ in range(5)))]
+    return any(told)
+
+
+def test_what_was_low_from_the_start_is_no_collapse_until_it_has_fallen() -> None:
+    """An untrained ViT has a spread of 0.044 and a rank of 1.1: half of the way to 0 and 1 is 0.022 and 1.05."""
+    assert not warned((0.044, 1.1), (0.044, 1.1), (0.023, 1.06))
+    assert warned((0.044, 1.1), (0.021, 1.1))
+    assert warned((0.044, 1.1), (0.044, 1.04))
+    assert warned((0.044, 1.1), (0.3, 5.0), (0.03, 2.0))  # it had risen before
+    assert warned((0.6, 6.0), (0.03, 2.0))  # CASS from scratch
+    assert warned((0.001, 1.5), (0.001, 1.5))  # there never was anything
+    assert not warned((0.6, 6.0), (0.0, 1.0), collapse=Collapse(possible=False))
+
+
+@pytest.mark.parametrize("first", [0.6, 0.04])
+def test_a_resumed_run_knows_what_it_fell_from(tmp_path: Path, first: float) -> None:
+    write(tmp_path, 0, 1, 2, spread=first)
+    console = write(tmp_path, 2, *range(3, 9), spread=0.03)
+    assert any("collapse" in line for line in told(console)) is (first == 0.6)
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
 
 
 def test_the_warning_is_in_plain_words_above_the_bar(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from volssl.engine.distributed import Group
 from volssl.engine.step import NonFiniteError, backward
 from volssl.losses.collapse import effective_rank, spread
-from volssl.methods import BYOLConfig
+from volssl.methods import BYOLConfig, CASSConfig
 from volssl.methods.base import Method
 from volssl.methods.byol import BYOL
+from volssl.methods.cass import CASS
 from volssl.models import ResNetConfig
 from volssl.models.norm import BatchNorm
-from volssl.types import Batch, Loss, Progress
+from volssl.types import Batch, Features, Loss, Progress
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
@@ -347,6 +348,43 @@ def test_gauges_see_the_whole_batch(head_norm: HeadNorm) -> None:
     assert metrics["momentum"].item() == pytest.approx(0.92061, abs=1e-5)
 
 
+class Constant(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.ones(1, width, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Features:
+        pooled = self.bias.expand(len(x), -1)
+        return Features(pooled[:, None], (1,), pooled)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_gauges_see_the_encoder_that_collapses(norm: Literal["batch", "none"]) -> None:
+    """Coupled or not: CASS whose second encoder is constant has spread 0 and rank 1, and what the first says is lost
+    (control: with an encoder of its kind in its place neither is so)."""
+    kind = ResNetConfig(dims=2, depth=10, stem="small", norm="group", width=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        method = CASS(CASSConfig(partner=kind, logits=3, norm=norm), [kind.build(1), kind.build(1)]).double()
+    assert method.coupled is (norm == "batch")
+    for low in (False, True):
+        if low:
+            method.networks["resnet-2"] = Constant(kind.build(1).width)
+        metrics = backward(method, cut(make_batch(), 4), AT, group=Group()).metrics
+        assert (metrics["spread"].item() < 1e-6) is (metrics["rank"].item() < 1 + 1e-4) is low
+        if not low:
+            z = method.features(method.encode(make_batch())).values()
+            assert metrics["spread"].item() == pytest.approx(min(spread(z=x).item() for x, *_ in z))
+
+
+@pytest.mark.parametrize("head_norm", ["batch", "layer"])
+def test_a_few_items_are_not_gauged(head_norm: HeadNorm) -> None:
+    for count, gauged in ((3, False), (4, True)):
+        chunks = cut(rows(make_batch(), slice(count)), 2)
+        metrics = backward(make_method(head_norm=head_norm), chunks, AT, group=Group()).metrics
+        assert ("spread" in metrics, "rank" in metrics) == (gauged, gauged)
+
+
 class Average(Method):
     """A method whose stats and metrics are plain means, to see how chunks of different size are weighed."""
 
@@ -358,17 +396,17 @@ class Average(Method):
 
     @property
     def encoders(self) -> dict[str, nn.Module]:
-        return {}
+        return {"encoder": self}
 
     def encode(self, batch: Batch) -> Tensors:
-        return {"x": batch.views["0"].flatten(1) * self.scale}
+        return {"0": batch.views["0"].flatten(1) * self.scale}
 
     def target(self, batch: Batch) -> Tensors:  # noqa: ARG002
         return {}
 
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:  # noqa: ARG002
-        mean = z["x"].mean()
-        return Loss(mean, metrics={"mean": mean.detach()}, stats={"centre": z["x"].mean(0).detach()})
+        mean = z["0"].mean()
+        return Loss(mean, metrics={"mean": mean.detach()}, stats={"centre": z["0"].mean(0).detach()})
 
 
 def uneven_means(group: Group) -> tuple[float, float, list[float], float]:

@@ -34,6 +34,7 @@ class Log:
         folder: of ``metrics.jsonl``; None for a rank that writes nothing.
         done: steps that the run resumes from; later lines of an earlier start are removed.
         steps: of the whole run. batch: items per step, for the speed. board: also write TensorBoard's files.
+        collapses: whether the method can collapse, so that it is watched for it.
 
     Raises:
         RunError: TensorBoard is asked for and is not installed.
@@ -48,16 +49,20 @@ class Log:
         steps: int,
         batch: int,
         board: bool = False,
+        collapses: bool = True,
     ) -> None:
         self.steps, self.batch = steps, batch
         self.console = console if folder else Console(quiet=True)
+        self._collapse = Collapse(possible=collapses)
         self._file: TextIO | None = None
         self._board = _tensorboard(folder, done) if folder and board else None
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             truncate(folder / "metrics.jsonl", done)
-            self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._collapse = Collapse()
+            self._file = (folder / "metrics.jsonl").open("a+", encoding="utf-8")
+            self._file.seek(0)
+            for line in self._file:
+                self._collapse.remember(json.loads(line))
         self._times = deque([(done, time.monotonic())], maxlen=WINDOW)
         self._started = time.monotonic()
         self._next_line = PAUSE
@@ -119,7 +124,8 @@ class Log:
         return (last - first) / max(now - since, 1e-9)
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
-        text = describe(values, left=(self.steps - step) / max(self._speed(), 1e-9))
+        left = (self.steps - step) / max(self._speed(), 1e-9)
+        text = describe(values, left=left, alarm=self._collapse.low > 0)
         self._bar.update(self._task, completed=step, text=text)
         if self.console.is_terminal:
             return
@@ -135,20 +141,32 @@ class Collapse:
     It looks at ``spread`` (0: all embeddings point the same way) and ``rank`` (1: they lie on one line), see
     ``volssl.losses.collapse``. Measured on pooled features of small 3D ResNets: untrained 0.18 to 0.39 and,
     with 4 to 16 items a step, a rank of 2.3 to 10; without predictor and slow teacher, or with a learning rate
-    25 times too high, 0.005 to 0.02 and 1.2 to 1.6 (group norm).
+    25 times too high, 0.005 to 0.02 and 1.2 to 1.6 (group norm). Untrained ViTs are as low on images that are much
+    alike, 0.005 to 0.08 and 1.1 to 2.0: so what is under a floor must also have lost half of the highest value of the
+    run, unless next to nothing is there.
     """
 
-    SPREAD, RANK = 0.05, 1.2
+    SPREAD, RANK, NOTHING = 0.05, 1.2, 0.002
     PATIENCE = 5  # recorded steps in a row: one odd batch is no collapse
 
-    def __init__(self) -> None:
-        self._low = 0
+    def __init__(self, *, possible: bool = True) -> None:
+        self.low = 0  # recorded steps in a row that were under a floor
+        self._possible = possible
+        self._spread, self._rank = 0.0, 1.0  # the highest of the run
+
+    def remember(self, values: Mapping[str, float | None]) -> None:
+        """Take a recorded step, of an earlier start too, as what the run was once capable of."""
+        self._spread = max(self._spread, values.get("spread") or 0.0)
+        self._rank = max(self._rank, values.get("rank") or 1.0)
 
     def judge(self, values: Mapping[str, float]) -> str | None:
         """A warning when ``PATIENCE`` steps in a row were under a floor; again only after a recovery."""
-        spread, rank = values.get("spread", 1.0), values.get("rank", 2.0)
-        self._low = self._low + 1 if collapsed(values) else 0
-        if self._low != self.PATIENCE:
+        if not self._possible or "spread" not in values:
+            return None
+        self.remember(values)
+        spread, rank = values["spread"], values["rank"]
+        self.low = self.low + 1 if self._collapsed(spread, rank) else 0
+        if self.low != self.PATIENCE:
             return None
         return (
             f"the embeddings collapse: all items look nearly the same to the encoder (spread {spread:.3f}, "
@@ -156,19 +174,18 @@ class Collapse:
             "optim.warmup or make the views more different"
         )
 
+    def _collapsed(self, spread: float, rank: float) -> bool:
+        narrow = spread < min(self.SPREAD, self._spread / 2) or spread < self.NOTHING
+        return narrow or (rank < self.RANK and rank - 1 < (self._rank - 1) / 2)  # a rank of 1 is none at all
 
-def collapsed(values: Mapping[str, float]) -> bool:
-    """Whether one step's embeddings are under a floor of ``Collapse``."""
-    return values.get("spread", 1.0) < Collapse.SPREAD or values.get("rank", 2.0) < Collapse.RANK
 
-
-def describe(values: Mapping[str, float], *, left: float) -> Text:
-    """One short line: loss, learning rate, speed, seconds ``left``, and the gauge of collapse."""
+def describe(values: Mapping[str, float], *, left: float, alarm: bool = False) -> Text:
+    """One short line: loss, learning rate, speed, seconds ``left``, and the gauge of collapse, red on ``alarm``."""
     text = _labelled({"loss": f"{values['loss']:.4f}", "lr": f"{values['lr']:.2g}"})
     text.append(f" {_short(values['items_per_second'])} items/s {duration(left)} left")
     if "spread" in values:
         gauge = {"spread": f"{values['spread']:.2f}", "rank": _short(values["rank"])}
-        text.append(" ").append(_labelled(gauge, "bold red" if collapsed(values) else "green"))
+        text.append(" ").append(_labelled(gauge, "bold red" if alarm else "green"))
     return text
 
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from volssl.types import Tensors
 
 
+# Fewer items say nothing of a space: the spread of one is 0, the rank of two is 2 at most.
+GAUGED = 4
+
+
 class NonFiniteError(RunError):
     """Embeddings, loss or gradient hold a NaN or infinity; raised on every rank before any weight has moved.
 
@@ -54,8 +58,8 @@ def backward(
 
     Returns:
         The loss of the whole batch, without a graph. Beside the method's own metrics it holds ``gradient_norm``,
-        of the whole gradient, and ``spread`` and ``rank``, the collapse gauges of the first tensor of ``encode``
-        over the whole batch.
+        of the whole gradient, and, of ``GAUGED`` items or more, ``spread`` and ``rank``: the collapse gauges of the
+        first global view over the whole batch, the lowest of all encoders.
 
     Raises:
         NonFiniteError: before any weight has moved.
@@ -110,7 +114,7 @@ def coupled_backward(
     for i, chunk in enumerate(islice(chunks, len(sizes) - 1)):
         again = _encode(method, _channels_last(chunk), autocast, with_graph=True)
         _backpropagate(again, {name: parts[i] for name, parts in rows.items()})
-    return replace(loss, metrics=loss.metrics | _gauges(z))
+    return replace(loss, metrics=loss.metrics | _gauges(_first_views(method, z)))
 
 
 def separable_backward(
@@ -135,14 +139,9 @@ def separable_backward(
             loss = method.loss(z, t, at)
         torch.autograd.backward(loss.total * len(chunk))
         summaries.append(_summary(loss, len(chunk)))
-        first = next(iter(z.values())).detach()
-        samples.append(
-            {
-                "z": first,
-                "index": chunk.index,
-                "finite": _finite_rows(*z.values(), *t.values()).to(torch.uint8),
-            }
-        )
+        finite = _finite_rows(*z.values(), *t.values()).to(torch.uint8)
+        first = {f"first.{name}": x for name, x in _first_views(method, z).items()}
+        samples.append({"index": chunk.index, "finite": finite} | first)
     whole, _ = group.gather(_concatenate(samples))
     _require_finite_rows(whole["finite"].bool(), whole["index"])
     parts, _ = group.gather(_concatenate(summaries))
@@ -151,7 +150,7 @@ def separable_backward(
             parameter.grad.mul_(group.world / len(whole["index"]))
     loss = _weighted_mean(parts)
     _require_finite_loss(loss.total)
-    return replace(loss, metrics=loss.metrics | _gauges({"z": whole["z"]}))
+    return replace(loss, metrics=loss.metrics | _gauges(_under("first.", whole)))
 
 
 def _mark_last(chunks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
@@ -231,9 +230,17 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
     return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
-def _gauges(z: Tensors) -> Tensors:
-    first = next(iter(z.values())).detach()
-    return {"spread": spread(z=first), "rank": effective_rank(z=first)}
+def _first_views(method: Method, z: Tensors) -> Tensors:
+    """What each encoder says of the first global view, by encoder."""
+    return {name: views[0].detach() for name, views in method.features(z).items()}
+
+
+def _gauges(first: Tensors) -> Tensors:
+    """Each the lowest of all encoders, as one may collapse while another does not."""
+    if len(next(iter(first.values()))) < GAUGED:
+        return {}
+    gauges = {"spread": spread, "rank": effective_rank}
+    return {name: torch.stack([gauge(z=z) for z in first.values()]).min() for name, gauge in gauges.items()}
 
 
 def _finite_rows(*tensors: Tensor) -> Tensor:

@@ -22,10 +22,11 @@ class Method(nn.Module, ABC):
     ``coupled``: whether one sample's gradient depends on another sample, through the loss or through a head
     with batch statistics. A method calls ``defer_statistics(self)`` when it is built, so that no hook but
     ``after_step`` changes a buffer. Randomness in a hook comes from ``batch.seeds``, for a hook may be
-    called twice.
+    called twice. ``collapses``: whether embeddings that are all alike can be a solution, of which a person is warned.
     """
 
     coupled: bool
+    collapses: bool = True
 
     @property
     @abstractmethod
@@ -34,10 +35,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, batch: Batch) -> Tensors:
-        """The expensive part with a gradient, per sample: name -> (B, D), for any part of the batch.
-
-        The first is a pooled embedding, which the collapse gauges look at.
-        """
+        """The expensive part with a gradient, per sample: name -> (B, D), for any part of the batch."""
 
     def target(self, batch: Batch) -> Tensors:
         """What the loss needs without a gradient, per sample: name -> (B, D). By default there is nothing."""
@@ -45,7 +43,10 @@ class Method(nn.Module, ABC):
         return {}
 
     def features(self, z: Tensors) -> dict[str, list[Tensor]]:
-        """Of what ``encode`` returned, the pooled features (B, D) of every global view, by encoder."""
+        """Of what ``encode`` returned, the pooled features (B, D) of every global view, by encoder.
+
+        The collapse gauges look at the first view of each.
+        """
         return {next(iter(self.encoders)): [x for name, x in z.items() if name.isdecimal()]}
 
     @abstractmethod

@@ -47,7 +47,7 @@ class Hybrid(Method):
             }
         )
         self.weight, self.smoothing = config.weight, config.smoothing
-        self.coupled = config.coupled
+        self.coupled, self.collapses = config.coupled, self.ssl.collapses
         defer_statistics(self)
 
     @property

@@ -26,8 +26,10 @@ class MAE(Method):
     """The mean squared error of the hidden patches, in 2D and 3D; tubes as in VideoMAE (arXiv 2203.12602).
 
     Which patches are hidden is a function of the item's seed and the view. The decoder works per item and belongs
-    to ``encode``; what is drawn is compared in ``loss``.
+    to ``encode``; what is drawn is compared in ``loss``. Embeddings that are all alike would draw all images alike.
     """
+
+    collapses = False
 
     def __init__(self, config: MAEConfig, encoder: Backbone) -> None:
         super().__init__()
