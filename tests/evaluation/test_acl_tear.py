@@ -70,6 +70,23 @@ def test_pre_trained_against_itself_is_within_noise(mrnet: Path, card: Card) -> 
     assert "within noise" in difference.sentence
 
 
+def test_encoders_of_several_shapes_are_each_compared_with_a_random_one_of_their_own(mrnet: Path, card: Card) -> None:
+    """Each trained one is the random one of its shape and seed 0, so all differences are exactly 0; had the wide one
+    been compared with the narrow (control), its AUC would not be the same. A second narrow one adds no floor."""
+    wide = card.model_copy(update={"backbone": card.backbone.model_copy(update={"width": 8})})
+    cards = {"narrow": card, "wide": wide, "narrow too": card}
+    found = evaluate_acl_tear(config(mrnet), {name: random_encoder(own, 0) for name, own in cards.items()}, mrnet)
+    auc_of = {row.encoder: row.metrics["auc"].value for row in found.combined()}
+    assert list(auc_of) == ["narrow", "wide", "narrow too", "random narrow", "random wide"]
+    assert auc_of["random narrow"] != auc_of["random wide"] == auc_of["wide"]
+    assert {d.encoder: (d.other, d.auc.value) for d in found.differences} == {
+        "narrow": ("random narrow", 0.0),
+        "wide": ("random wide", 0.0),
+        "narrow too": ("random narrow", 0.0),
+    }
+    assert "random wide" in found.differences[1].sentence
+
+
 def test_an_encoder_that_knows_nothing_is_at_one_half(mrnet: Path, card: Card) -> None:
     """Constant features: AUC .5 exactly, nobody is told apart, and no number is invented."""
 

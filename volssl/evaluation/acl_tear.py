@@ -91,7 +91,7 @@ def evaluate_acl_tear(
     The training exams are MRNet's ``train``, the test exams its ``valid``. Every encoder gets its exams
     preprocessed as its card says, and the same label subsets, folds and resamples. The random encoder (and
     one with Kinetics weights) takes the preprocessing of the first of ``encoders``; it is drawn anew for each
-    seed.
+    seed. Encoders of several shapes get a random one per shape, each of them compared with its own.
 
     Args:
         encoders: name to encoder, one at least; they are not changed. report: gets lines on the progress.
@@ -109,9 +109,11 @@ def evaluate_acl_tear(
     found: dict[Key, Found] = {}
     for name, encoder in _contestants(cohort, encoders, card).items():
         _evaluate(name, encoder, cohort, range(config.seeds), resamples, found, device)
-    for seed in range(config.seeds):
-        _evaluate(RANDOM, random_encoder(card, seed), cohort, (seed,), resamples, found, device)
-    return _results(config, cohort, resamples, found)
+    floors = _floors(encoders)
+    cards = {floor: encoders[name].card for name, floor in reversed(floors.items())}  # of the first of each shape
+    for floor, seed in product(dict.fromkeys(floors.values()), range(config.seeds)):
+        _evaluate(floor, random_encoder(cards[floor], seed), cohort, (seed,), resamples, found, device)
+    return _results(cohort, resamples, found, {KINETICS: floors[next(iter(encoders))]} | floors)
 
 
 def run_acl_tear(
@@ -140,6 +142,14 @@ def run_acl_tear(
 
 def _silent(_line: str) -> None:
     """Tell nobody."""
+
+
+def _floors(encoders: Mapping[str, Encoder]) -> dict[str, str]:
+    """Which random encoder each is compared with: of several shapes, each is called after its first encoder."""
+    shapes = [encoder.card.backbone for encoder in encoders.values()]
+    first = [list(encoders)[shapes.index(shape)] for shape in shapes]
+    several = len(set(first)) > 1
+    return {name: f"{RANDOM} {other}" if several else RANDOM for name, other in zip(encoders, first, strict=True)}
 
 
 def _contestants(cohort: Cohort, encoders: Mapping[str, Encoder], card: Card) -> dict[str, Encoder]:
@@ -224,26 +234,27 @@ def _combine(planes: list[Scored], y: Ints, patients: Groups, seed: int) -> Scor
     return Scored(probe.scores, probe.oof_scores)
 
 
-def _results(config: ACLTearConfig, cohort: Cohort, resamples: Resamples, found: dict[Key, Found]) -> Results:
+def _results(cohort: Cohort, resamples: Resamples, found: dict[Key, Found], floors: Mapping[str, str]) -> Results:
     stacked = {key: {m: np.stack([per_seed[m] for per_seed in f.metrics]) for m in METRICS} for key, f in found.items()}
     rows, differences = [], []
     for (name, protocol, fraction, plane), f in found.items():
         values = stacked[name, protocol, fraction, plane]
         metrics = {m: estimate(v) for m, v in values.items()}
         rows.append(Row(name, protocol, fraction, f.labels, plane, tuple(f.thresholds), metrics))
-        if plane == COMBINED and name != RANDOM:
-            gain = estimate(values["auc"] - stacked[RANDOM, protocol, fraction, COMBINED]["auc"])
-            words = in_words(gain, name, RANDOM, "AUC")
-            differences.append(Difference(name, RANDOM, protocol, fraction, gain, words))
+        if plane == COMBINED and name in floors:
+            floor = floors[name]
+            gain = estimate(values["auc"] - stacked[floor, protocol, fraction, COMBINED]["auc"])
+            words = in_words(gain, name, floor, "AUC")
+            differences.append(Difference(name, floor, protocol, fraction, gain, words))
     return Results(
-        task=config.task,
+        task=cohort.config.task,
         synthetic=is_synthetic(cohort.root),
         patients=names_patients(cohort.root),
         train=str(cohort.train),
         test=str(cohort.test),
-        planes=config.planes,
-        seeds=config.seeds,
-        bootstrap=config.bootstrap,
+        planes=cohort.config.planes,
+        seeds=cohort.config.seeds,
+        bootstrap=cohort.config.bootstrap,
         redrawn=resamples.redrawn,
         notes=tuple(cohort.notes),
         rows=tuple(rows),
