@@ -178,13 +178,84 @@ def test_an_override_reaches_into_a_list(write: Path) -> None:
         ("data={name: stack, root: a}", "evaluate.0.part: 0 does not exist, data has no parts: leave it out"),
         (
             "method={name: hybrid, ssl: {name: simclr}, classes: [2]}",
-            "method.classes: 1 sets of labels, but there is one for each of the 2 parts of data: give 2",
+            "method.classes: 1 sets of labels, but there is one for each of the 2 parts of data: give 2, "
+            "with 0 for a part without labels",
         ),
         ("data.parts.1={name: mixture}", "data.parts.1: name: no mixture: there is volume, stack"),
     ],
 )
 def test_a_wrong_entry_of_a_list_is_one_line(write: Path, override: str, message: str) -> None:
     assert message in "\n".join(faults(write, MIXED, override))
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "message"),
+    [
+        ("{name: swav, freeze: 10}", "freeze", "10 steps of a run of 10: the prototypes would never move"),
+        ("{name: swav, queue_start: 11}", "queue_start", "11 steps of a run of 10: the queue would never be used"),
+        ("{name: dino, freeze: 10}", "freeze", "10 steps of a run of 10: the last layer would never move"),
+        (
+            "{name: dino, teacher_warmup: 11}",
+            "teacher_warmup",
+            "11 steps of a run of 10: the teacher's temperature would never reach its last value",
+        ),
+    ],
+)
+def test_schedules_end_before_the_run(write: Path, method: str, key: str, message: str) -> None:
+    """Alone and inside hybrid; what is a step shorter is taken, and so is a queue of nothing."""
+    assert faults(write, GOOD, f"method={method}") == [f"c.yaml: method.{key}: {message}: make it shorter"]
+    hybrid = f"method={{name: hybrid, ssl: {method}, classes: [2]}}"
+    assert faults(write, GOOD, hybrid) == [f"c.yaml: method.ssl.{key}: {message}: make it shorter"]
+    write.write_text(GOOD)
+    assert config.load(write, [f"method={method}", f"method.{key}=9"])
+    assert config.load(write, ["method={name: swav, queue: 0, queue_start: 99}"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("method.projector=[8]",), "method.projector: 1 number given: give 2"),
+        (("method.projector=[]",), "method.projector: 0 numbers given: give 2"),
+        (("method.projector=[8, 8, 8]",), "method.projector: 3 numbers given: give 2"),
+        (
+            ("method.projector=[16, 8]", "method.predictor=[16, 4]"),
+            "method: predictor must end in the 8 numbers that projector ends in (got 4): use predictor: [16, 8]",
+        ),
+        (
+            ("method={name: mae, width: 9, heads: 2}",),
+            "method: width 9 does not divide over 2 heads: use a multiple",
+        ),
+        (
+            ("method={name: hybrid, ssl: {name: mae, width: 9, heads: 2}, classes: [2]}",),
+            "method.ssl: width 9 does not divide over 2 heads: use a multiple",
+        ),
+        (
+            ("method={name: hybrid, ssl: {name: simclr}, classes: [1]}",),
+            "method.classes.0: one class tells no item from another: use 2 or more, or 0 where there are no labels",
+        ),
+        (
+            ("method={name: hybrid, ssl: {name: simclr}, classes: [0]}",),
+            "method: classes are 0 in every part, so there is nothing to learn from labels: use ssl alone",
+        ),
+        (
+            ("method={name: cass, partner: {name: vit, patch: [4, 4], size: [8, 32, 32]}}",),
+            "method.partner: patch [4, 4] has 2 numbers: give 3, one per axis",
+        ),
+    ],
+)
+def test_a_fault_names_a_key_that_is_there_and_nothing_follows_from_it(
+    write: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    (line,) = faults(write, GOOD, *overrides)
+    assert line.split(": ", 1)[1] == message
+
+
+def test_what_a_hybrid_s_method_refuses_is_named_inside_it(write: Path) -> None:
+    flat = ["data={name: image, root: a}", "views={size: [32, 32], count: 1}"]
+    vit = "backbone={name: vit, dims: 2, patch: [8, 8], size: [32, 32]}"
+    hybrid = "method={name: hybrid, ssl: {name: mae, tube: true}, classes: [2]}"
+    (line,) = faults(write, GOOD, *flat, vit, hybrid)
+    assert "method.ssl.tube: flat images have no slices or frames to hide a tube in: use false" in line
 
 
 @pytest.mark.parametrize(

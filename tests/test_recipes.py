@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(p.name for p in FOLDER.glob("*.yaml"))
 SIZES = {2: ([40, 40], [32, 32], [16, 16]), 3: ([16, 40, 40], [16, 32, 32], [8, 16, 16])}  # region, view, small view
 PATCH = {2: [8, 8], 3: [8, 8, 8]}
+SCHEDULES = ("freeze", "queue_start", "teacher_warmup")
 HEADS = {"projector": [16, 8], "predictor": [16, 8], "prototypes": 12, "queue": 4, "logits": 8}
 OF_EVALUATION = {"planes": ("sagittal",), "seeds": 1, "bootstrap": 100, "steps": 2, "folds": 2, "fractions": (1.0,)}
 
@@ -49,6 +50,7 @@ def _network(key: str, given: dict[str, Any], size: list[int], patch: list[int])
 
 def _method(key: str, given: dict[str, Any], size: list[int], patch: list[int]) -> Iterator[tuple[str, Any]]:
     yield from ((f"{key}.{name}", HEADS[name]) for name in given if name in HEADS)
+    yield from ((f"{key}.{name}", 1) for name in SCHEDULES if name in given)
     if given["name"] == "mae":
         yield from {f"{key}.width": 8, f"{key}.depth": 1, f"{key}.heads": 2}.items()
     if "partner" in given:

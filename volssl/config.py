@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from volssl import strict_yaml
+from volssl import faults, strict_yaml
 from volssl.data import DataConfig
 from volssl.data.mixture_config import MixtureConfig
 from volssl.engine import LoopConfig, OptimConfig
@@ -81,8 +80,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> 
     for override in overrides:
         _apply(document, override)
     run = _validate(Run, document, str(path))
-    if faults := list(cross_field_faults(run, world)):
-        raise ConfigError("\n".join(_located(document, str(path), key, what) for key, what in faults))
+    if found := list(cross_field_faults(run, world)):
+        raise ConfigError("\n".join(_located(document, str(path), key, what) for key, what in found))
     return run
 
 
@@ -145,6 +144,7 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
             "optim.warmup",
             f"{run.optim.warmup} steps of warm-up in a run of {run.loop.steps}: make it shorter",
         )
+    yield from run.method.never(run.loop.steps)
 
 
 def _backbone_faults(run: Run) -> Iterator[tuple[str, str]]:
@@ -169,7 +169,8 @@ def _part_faults(run: Run) -> Iterator[tuple[str, str]]:
     wanted_sets, sets = len(run.method.label_sets), len(parts) or 1
     if wanted_sets and wanted_sets != sets:
         has = f"each of the {sets} parts of data" if parts else "the data"
-        yield "method.classes", f"{wanted_sets} sets of labels, but there is one for {has}: give {sets}"
+        without = ", with 0 for a part without labels" if parts else ""
+        yield "method.classes", f"{wanted_sets} sets of labels, but there is one for {has}: give {sets}{without}"
     for i, wanted in enumerate(run.evaluate):
         if parts and wanted.part is None:
             yield f"evaluate.{i}.part", f"is missing: write as which of the parts 0 to {len(parts) - 1} it is prepared"
@@ -229,9 +230,8 @@ def _validate(schema: type[C], document: strict_yaml.Document, name: str) -> C:
     try:
         return schema.model_validate(document.data)
     except ValidationError as e:
-        errors = e.errors(include_url=False)
-        lines = [_located(document, name, *_explain(schema, document.data, error)) for error in errors]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        found = faults.explain(schema, document.data, e.errors(include_url=False))
+        raise ConfigError("\n".join(_located(document, name, key, what) for key, what in found)) from None
 
 
 def _located(document: strict_yaml.Document, name: str, key: str, what: str) -> str:
@@ -240,57 +240,6 @@ def _located(document: strict_yaml.Document, name: str, key: str, what: str) -> 
         path = path[:-1]
     place = f"{name}:{document.marks[path][0]}:{document.marks[path][1]}" if path else name
     return f"{place}: {key}: {what}"
-
-
-def _explain(schema: type[BaseModel], data: Any, error: Any) -> tuple[str, str]:
-    """(dotted key, plain words) of one pydantic error; the tags that unions put into the path are left out."""
-    keys, here = [], data
-    for part in error["loc"]:
-        known = isinstance(here, dict) and part in here
-        entry = isinstance(here, tuple) and isinstance(part, int) and part < len(here)
-        if known or entry:
-            here = here[part]
-        elif isinstance(here, dict) and here.get("name") != part:  # a missing key
-            here = None
-        else:
-            continue
-        keys.append(str(part))
-    return ".".join(keys), _words(schema, error, keys, data)
-
-
-def _words(schema: type[BaseModel], error: Any, keys: list[str], data: Any) -> str:
-    kind, given = error["type"], error["input"]
-    if kind == "missing":
-        return "is missing: write it"
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], _names(keys[:-1], data, schema), 1, 0.6)
-        return "no such key" + (f": did you mean {near[0]}?" if near else ": remove it")
-    if kind == "union_tag_invalid":
-        return f"name: no {error['ctx']['tag']!r}: there is {error['ctx']['expected_tags']}".replace("'", "")
-    if kind == "union_tag_not_found":
-        return "name is missing: say which one it is"
-    return f"{error['msg']} (got {given!r})" if not isinstance(given, dict) else error["msg"]
-
-
-def _names(keys: list[str], data: Any, annotation: Any) -> list[str]:
-    """The field names that the configuration class at ``keys`` has."""
-    for key in keys:
-        if isinstance(data, tuple):  # its entries share one annotation
-            data = data[int(key)]
-            continue
-        field = getattr(_member(annotation, data), "model_fields", {}).get(key)
-        data = data.get(key) if isinstance(data, dict) else None
-        annotation = field.annotation if field else None
-    return list(getattr(_member(annotation, data), "model_fields", {}))
-
-
-def _member(annotation: Any, data: Any) -> Any:
-    """Of the configuration classes in an annotation, the one that ``data`` names."""
-    if fields := getattr(annotation, "model_fields", None):
-        named = isinstance(data, dict) and "name" in fields
-        return annotation if not named or fields["name"].default == data.get("name") else None
-    found = (_member(candidate, data) for candidate in getattr(annotation, "__args__", ()))
-    return next((one for one in found if one is not None), None)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -139,6 +139,18 @@ def test_items_without_a_label_change_nothing_in_the_supervised_term() -> None:
     assert three.metrics["supervised"] != one.metrics["supervised"]
 
 
+def test_a_set_without_classes_is_as_if_it_were_not_there() -> None:
+    """Sets of 3, no and 2 classes, and labels where there are no classes, are those of 3 and 2: no classifier more."""
+    one, two = build(classes=(3, 2)), build(classes=(3, 0, 2))
+    two.load_state_dict(one.state_dict())
+    assert len(list(two.classifiers.parameters())) == len(list(one.classifiers.parameters())) == 4
+    batch = images("0", "1", labels=LABELS)
+    third = torch.stack([LABELS[:, 0], torch.full((6,), 1), LABELS[:, 1]], dim=1)
+    ours, theirs = run(one, batch), run(two, Batch(batch.views, batch.index, batch.seeds, third))
+    assert torch.equal(ours.total, theirs.total)
+    assert all(torch.equal(x, theirs.metrics[name]) for name, x in ours.metrics.items())
+
+
 def test_the_share_of_labelled_items_counts_items_and_not_labels() -> None:
     """Four of six have a label in at least one set."""
     assert run(build(), images("0", "1", labels=LABELS)).metrics["labelled"].item() == pytest.approx(4 / 6)

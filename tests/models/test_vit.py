@@ -294,9 +294,9 @@ def test_a_size_that_does_not_fit_is_refused_with_a_remedy(size: tuple[int, ...]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"patch": (4, 4)}, r"backbone.patch \[4, 4\] has 2 numbers: give 3, one per axis"),
-        ({"size": (4, 10, 8)}, "backbone.size 10 is not a multiple of backbone.patch 4: use 8 or 12"),
-        ({"heads": 5}, "backbone.width 24 does not divide over 5 heads: use 20 or 25"),
+        ({"patch": (4, 4)}, r"patch \[4, 4\] has 2 numbers: give 3, one per axis"),
+        ({"size": (4, 10, 8)}, "size 10 is not a multiple of patch 4: use 8 or 12"),
+        ({"heads": 5}, "width 24 does not divide over 5 heads: use 20 or 25"),
         ({"patch": (2, 4, 0)}, "greater than or equal to 1"),
         ({"dropout": 0.1}, "Extra inputs"),
     ],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from volssl.models import BackboneConfig, ViTConfig
 from volssl.schema import Schema
@@ -22,6 +23,15 @@ Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(gt=0.0, le=10.0)]
 HeadNorm = Literal["batch", "layer", "none"]
 MANY = 64
+
+
+def _can_differ(classes: int) -> int:
+    if classes == 1:
+        raise ValueError("one class tells no item from another: use 2 or more, or 0 where there are no labels")
+    return classes
+
+
+Classes = Annotated[int, Field(ge=0), AfterValidator(_can_differ)]
 
 
 class Settings(Schema):
@@ -61,9 +71,15 @@ class Settings(Schema):
         """The number of classes of each set of labels it learns from; none where it takes no labels."""
         return ()
 
-    def forwards(self, *, cached: bool) -> int:
-        """Forward passes per view: student there and back (3), teacher (1), once more if cached."""
-        return 3 + self.teacher + cached
+    @property
+    def seen(self) -> float:
+        """The share of a view that the encoder is shown."""
+        return 1.0
+
+    def never(self, steps: int) -> Iterator[tuple[str, str]]:
+        """(key, what would never happen in a run of so many steps and what to do), of every schedule."""
+        del steps
+        yield from ()
 
     def fits(self, backbone: BackboneConfig, size: tuple[int, ...]) -> tuple[str, str] | None:
         """(key, why the method cannot train such an encoder on views of ``size`` and what to do), or None."""
@@ -75,7 +91,7 @@ class BYOLConfig(Settings):
     """BYOL (Grill et al. 2020, arXiv 2006.07733).
 
     projector, predictor: hidden and output width of each two-layer head. momentum: of the teacher, from the
-    first step to the last, along a half cosine. head_norm: ``batch`` sees the whole effective batch.
+    first value towards the second, along a half cosine. head_norm: ``batch`` sees the whole effective batch.
     """
 
     TEACHER: ClassVar[bool] = True
@@ -196,6 +212,12 @@ class SwAVConfig(Settings):
     freeze: Count = 0
     head_norm: HeadNorm = "batch"
 
+    def never(self, steps: int) -> Iterator[tuple[str, str]]:
+        if self.freeze >= steps:
+            yield _too_long("freeze", self.freeze, steps, "the prototypes would never move")
+        if self.queue and self.queue_start >= steps:
+            yield _too_long("queue_start", self.queue_start, steps, "the queue would never be used")
+
     def build(self, encoder: Backbone) -> Method:
         """As ``BYOLConfig.build``."""
         from volssl.methods.swav import SwAV
@@ -229,6 +251,13 @@ class DINOConfig(Settings):
     @property
     def coupled(self) -> bool:
         return self.head_norm == "batch"
+
+    def never(self, steps: int) -> Iterator[tuple[str, str]]:
+        if self.freeze >= steps:
+            yield _too_long("freeze", self.freeze, steps, "the last layer would never move")
+        if self.teacher_warmup > steps:
+            what = "the teacher's temperature would never reach its last value"
+            yield _too_long("teacher_warmup", self.teacher_warmup, steps, what)
 
     def build(self, encoder: Backbone) -> Method:
         """As ``BYOLConfig.build``."""
@@ -285,12 +314,16 @@ class MAEConfig(Settings):
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(f"method.width {self.width} does not divide over {self.heads} heads: use a multiple")
+            raise ValueError(f"width {self.width} does not divide over {self.heads} heads: use a multiple")
         return self
 
     @property
     def coupled(self) -> bool:
         return False
+
+    @property
+    def seen(self) -> float:
+        return 1 - self.mask
 
     def fits(self, backbone: BackboneConfig, size: tuple[int, ...]) -> tuple[str, str] | None:
         if not isinstance(backbone, ViTConfig):
@@ -326,15 +359,21 @@ class HybridConfig(Settings):
     """Self-supervised and supervised training at once (Ghesu et al. 2022, arXiv 2201.01283).
 
     ssl: any other method, with weight 1. classes: the number of classes of each label set, in the order of the
-    parts of ``data``. weight: of the cross entropy on the labelled items, from the first step to the last, along
-    a half cosine. smoothing: of the labels.
+    parts of ``data``; 0 for a part without labels, which gets no classifier. weight: of the cross entropy on the
+    labelled items, from the first value towards the second, along a half cosine. smoothing: of the labels.
     """
 
     name: Literal["hybrid"] = "hybrid"
     ssl: Annotated[SelfSupervised, Field(discriminator="name")]
-    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
+    classes: Annotated[tuple[Classes, ...], Field(min_length=1)]
     weight: tuple[Weight, Weight] = (1.0, 1.0)
     smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _learns_from_labels(self) -> Self:
+        if not any(self.classes):
+            raise ValueError("classes are 0 in every part, so there is nothing to learn from labels: use ssl alone")
+        return self
 
     @property
     def views(self) -> tuple[int, int]:
@@ -349,6 +388,10 @@ class HybridConfig(Settings):
         return self.ssl.teacher
 
     @property
+    def seen(self) -> float:
+        return self.ssl.seen
+
+    @property
     def label_sets(self) -> tuple[int, ...]:
         return self.classes
 
@@ -357,7 +400,11 @@ class HybridConfig(Settings):
         return {f"ssl.{key}": partner for key, partner in self.ssl.partners.items()}
 
     def fits(self, backbone: BackboneConfig, size: tuple[int, ...]) -> tuple[str, str] | None:
-        return self.ssl.fits(backbone, size)
+        problem = self.ssl.fits(backbone, size)
+        return problem and (_inside(problem[0]), problem[1])
+
+    def never(self, steps: int) -> Iterator[tuple[str, str]]:
+        yield from ((_inside(key), what) for key, what in self.ssl.never(steps))
 
     def build(self, *encoders: Backbone) -> Method:
         """The method around the encoders of ``ssl``."""
@@ -369,10 +416,19 @@ class HybridConfig(Settings):
 MethodConfig = Annotated[SelfSupervised | HybridConfig, Field(discriminator="name")]
 
 
+def _inside(key: str) -> str:
+    """The key of the method that a hybrid is around."""
+    return key.replace("method.", "method.ssl.")
+
+
+def _too_long(field: str, given: int, steps: int, what: str) -> tuple[str, str]:
+    return f"method.{field}", f"{given} steps of a run of {steps}: {what}: make it shorter"
+
+
 def _end_alike(projector: tuple[int, ...], predictor: tuple[int, ...]) -> None:
     if predictor[-1] != projector[-1]:
         better = [*predictor[:-1], projector[-1]]
         raise ValueError(
-            f"method.predictor must end in the {projector[-1]} numbers that method.projector ends in "
+            f"predictor must end in the {projector[-1]} numbers that projector ends in "
             f"(got {predictor[-1]}): use predictor: {better}"
         )

@@ -84,7 +84,7 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
 
 def half_cosine(ends: tuple[float, float], at: Progress) -> float:
-    """last - (last - first) (cos(pi k / K) + 1) / 2, with k of K optimiser steps.
+    """last - (last - first) (cos(pi k / K) + 1) / 2 at step k = 0 ... K - 1 of K: from ``first`` towards ``last``.
 
     BYOL's momentum (Grill et al. 2020, arXiv 2006.07733, section 3.3; there ``last`` is 1).
     """

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Classifiers(nn.ModuleList):
-    """One linear classifier per label set: (B, D) to a list of (B, classes of the set)."""
+    """One linear classifier per label set that has classes: (B, D) to a list of (B, classes of the set)."""
 
     def __init__(self, width: int, classes: Sequence[int]) -> None:
-        super().__init__(nn.Linear(width, count) for count in classes)
+        super().__init__(nn.Linear(width, count) for count in classes if count)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [classify(x) for classify in self]
@@ -46,6 +46,7 @@ class Hybrid(Method):
                 for name, encoder in zip(self.ssl.encoders, encoders, strict=True)
             }
         )
+        self.sets = [i for i, count in enumerate(config.classes) if count]
         self.weight, self.smoothing = config.weight, config.smoothing
         self.coupled, self.collapses = config.coupled, self.ssl.collapses
         defer_statistics(self)
@@ -64,7 +65,7 @@ class Hybrid(Method):
         return self.ssl.features(z)
 
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:
-        labels = t["labels"].long()
+        labels = t["labels"][:, self.sets].long()
         own = self.ssl.loss(z, {name: x for name, x in t.items() if name != "labels"}, at)
         logits = [self.classifiers[name](x) for name, views in self.features(z).items() for x in views]
         terms = [labelled_cross_entropy(logits=sets, labels=labels, smoothing=self.smoothing) for sets in logits]

@@ -49,7 +49,7 @@ class ResNetConfig(Schema):
     @model_validator(mode="after")
     def _stem_fits(self) -> Self:
         if self.stem == "r3d" and self.dims != 3:
-            raise ValueError("backbone.stem r3d is three-dimensional: use dims: 3, or stem: imagenet or small")
+            raise ValueError("stem r3d is three-dimensional: use dims: 3, or stem: imagenet or small")
         return self
 
     def fits(self, size: tuple[int, ...]) -> str | None:
@@ -96,14 +96,14 @@ class ViTConfig(Schema):
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
         if len(self.patch) != self.dims:
-            given = f"backbone.patch {list(self.patch)} has {len(self.patch)} numbers"
+            given = f"patch {list(self.patch)} has {len(self.patch)} numbers"
             raise ValueError(f"{given}: give {self.dims}, one per axis")
         if problem := self.fits(self.size):
-            raise ValueError(f"backbone.size {problem}")
+            raise ValueError(f"size {problem.replace('backbone.', '')}")
         if self.width % self.heads:
             near = self.width // self.heads * self.heads
             raise ValueError(
-                f"backbone.width {self.width} does not divide over {self.heads} heads: "
+                f"width {self.width} does not divide over {self.heads} heads: "
                 f"use {' or '.join(str(n) for n in (near, near + self.heads) if n)}"
             )
         return self
