@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,30 @@ def test_the_report_names_every_key(tmp_path: Path) -> None:
     _, report = imported(state | many, PLANE, tmp_path)
     assert len(report.left) == 15
     assert str(report).endswith("head.10, head.11, and 3 more")
+
+
+def test_the_report_in_full_has_every_key_and_what_has_no_effect(tmp_path: Path) -> None:
+    state = ResNet(10, 4).state_dict()
+    many = {f"head.{i}": torch.ones(1) for i in range(15)}
+    _, report = imported(state | many, PLANE, tmp_path, inflate=True)
+    lines = report.in_full().splitlines()
+    assert {line.strip() for line in lines if line.startswith("  ")} == {*state, *many, *report.notes}
+    assert [line for line in lines if not line.startswith("  ")] == [
+        f"matched: {len(state)}",
+        "adapted: 0",
+        "left: 15",
+        "notes: 1",
+    ]
+    assert str(report).endswith("; inflate does nothing to weights of a 2D network")
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, wrong: float) -> None:
+    state = ResNet(10, 4).state_dict()
+    state["layer2.0.bn1.running_var"][1] = wrong
+    assert refusal(state, PLANE, tmp_path) == (
+        "layer2.0.bn1.running_var holds NaN or infinity: give weights that do not"
+    )
 
 
 def test_old_files_do_not_count_batches(tmp_path: Path) -> None:

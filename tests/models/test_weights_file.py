@@ -150,7 +150,9 @@ def test_a_broken_file_is_one_line(tmp_path: Path, name: str, content: bytes) ->
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.pth: cannot be read as weights: No such file or directory$"):
+    with pytest.raises(
+        ConfigError, match=r"none\.pth: cannot be read as weights: No such file or directory: give the path of a file$"
+    ):
         read_weights(tmp_path / "none.pth")
 
 

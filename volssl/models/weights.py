@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from volssl.types import Tensors
 
 _FIRST = ("stem.0.weight", "patch_embed.proj.weight")  # what sees the channels of the image
-_SHOWN = 12  # keys in a line for people; the report holds them all
+_SHOWN = 12  # keys in a line for people; ``in_full`` has them all
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class ImportReport:
     def __str__(self) -> str:
         adapted, left = _some(self.adapted), _some(self.left)
         return "; ".join([f"{len(self.matched)} keys matched", f"adapted: {adapted}", f"left: {left}", *self.notes])
+
+    def in_full(self) -> str:
+        """Every key on a line of its own, under what was done with it."""
+        groups = {"matched": self.matched, "adapted": self.adapted, "left": self.left, "notes": self.notes}
+        lines = ([f"{name}: {len(group)}", *(f"  {one}" for one in group)] for name, group in groups.items())
+        return "\n".join(line for group in lines for line in group)
 
 
 def _some(keys: tuple[str, ...]) -> str:
@@ -67,7 +73,8 @@ def published_state(weights: WeightsConfig, backbone: BackboneConfig, channels: 
 
     Raises:
         ConfigError: the file cannot be read, is of an unknown form, belongs to another backbone, lacks a weight
-            or has one too many, or saw other channels and ``weights.channels`` does not say what to do.
+            or has one too many, holds NaN or infinity, or saw other channels and ``weights.channels`` does not say
+            what to do.
     """
     with torch.device("meta"):
         network = backbone.build(channels)
@@ -82,13 +89,15 @@ def published_state(weights: WeightsConfig, backbone: BackboneConfig, channels: 
         if name not in found.tensors:  # old files do not count batches
             state[name] = torch.zeros((), dtype=torch.long)
             continue
+        if not found.tensors[name].isfinite().all():
+            raise ConfigError(f"{weights.path}: {found.keys[name]} holds NaN or infinity: give weights that do not")
         state[name] = _fitted(name, found, want, weights, backbone, name in first)
         if state[name].shape != want.shape:
             shapes = f"{tuple(found.tensors[name].shape)}, not {tuple(want.shape)}"
             raise ConfigError(f"{weights.path}: {found.keys[name]} is {shapes}: these weights are of another network")
     same = {name: state[name] is tensor for name, tensor in found.tensors.items()}
     matched, adapted = (tuple(found.keys[n] for n in wanted if same.get(n) is kept) for kept in (True, False))
-    return state, ImportReport(matched, adapted, found.left, _notes(backbone, found.backbone))
+    return state, ImportReport(matched, adapted, found.left, _notes(backbone, found.backbone, weights))
 
 
 def load_kinetics_r3d18(path: str | Path, channels: int) -> tuple[ResNetConfig, Tensors, ImportReport]:
@@ -179,13 +188,18 @@ def _misfit(asked: BackboneConfig, has: BackboneConfig, may_inflate: bool) -> li
     return changes
 
 
-def _notes(asked: BackboneConfig, has: BackboneConfig) -> tuple[str, ...]:
-    """Weights fit with and without dilation, which no shape tells and the features depend on."""
+def _notes(asked: BackboneConfig, has: BackboneConfig, weights: WeightsConfig) -> tuple[str, ...]:
+    """Settings without effect; and weights fit with and without dilation, which no shape tells."""
+    idle = bool(weights.inflate) and asked.dims == has.dims
+    notes = (f"inflate does nothing to weights of a {has.dims}D network",) if idle else ()
     if not isinstance(asked, ResNetConfig) or not isinstance(has, ResNetConfig) or asked.dilated == has.dilated:
-        return ()
+        return notes
     was, now = ("dilated", "strided") if has.dilated else ("strided", "dilated")
     remedy = f"for theirs use dilated: {str(has.dilated).lower()}"
-    return (f"trained with its last two stages {was}; here they are {now}, so features are not the same: {remedy}",)
+    return (
+        *notes,
+        f"trained with its last two stages {was}; here they are {now}, so features are not the same: {remedy}",
+    )
 
 
 def _facts(config: BackboneConfig) -> dict[str, object]:

@@ -48,7 +48,7 @@ def read_weights(path: Path) -> dict[str, object]:
         found = _read(path)
     except Exception as error:  # a damaged or hostile pickle can raise anything
         known = isinstance(error, OSError) and error.strerror
-        reason = known or "it is damaged, or holds more than tensors"
+        reason = f"{known}: give the path of a file" if known else "it is damaged, or holds more than tensors"
         raise ConfigError(f"{path}: cannot be read as weights: {reason}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: holds a {type(found).__name__}, not weights: give a state dict")
