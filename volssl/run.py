@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from volssl import config as configuration
 from volssl.config import Run
+from volssl.data import PhantomConfig
 from volssl.data.items import PreparedSource, Report
 from volssl.engine.checkpoint import list_checkpoints
 from volssl.engine.distributed import Group
@@ -29,9 +30,9 @@ from volssl.evaluation.cohort import check_acl_tear
 from volssl.evaluation.encoder import Encoder, load_encoder, save_encoder
 from volssl.methods.base import Method
 from volssl.models import BackboneConfig
-from volssl.models.weights import load_weights
+from volssl.models.weights import ImportReport, load_weights
 
-CONFIG, ENCODER = "config.yaml", "encoder"
+CONFIG, ENCODER, WEIGHTS, CHECKPOINTS = "config.yaml", "encoder", "weights.txt", "checkpoints"
 
 
 def train(run: Run) -> None:
@@ -70,9 +71,17 @@ def _train(run: Run, group: Group, console: Console) -> None:
             if first:
                 held.enter_context(lock(claim(folder, run)))
                 _write_config(folder / CONFIG, run)
+        made = any(isinstance(part, PhantomConfig) for part in getattr(run.data, "parts", (run.data,)))
+        reports: dict[str, ImportReport] = {}
         with group.together():
-            method = build_method(run, console if first else None)
+            if not made:
+                _check_evaluations(run)
+            method = build_method(run, reports, resumed=bool(list_checkpoints(folder / CHECKPOINTS)))
+            if first and reports:
+                _tell_weights(reports, folder / WEIGHTS, console)
         source = _prepare(run, group, console)
+        if made:  # only now
+            _check_evaluations(run)
         fit(
             method=method,
             optim=run.optim,
@@ -102,15 +111,17 @@ def check_labels(classes: Sequence[int], source: PreparedSource) -> None:
     largest = [max(islice(labels, size), default=-1) for size in source.label_sets]
     for k, (count, most) in enumerate(zip(classes, largest, strict=False)):
         if most >= count:
-            raise ConfigError(f"method.classes.{k}: {count}, but an item of part {k} has class {most}: give {most + 1}")
+            fits = max(most + 1, 2)
+            raise ConfigError(f"method.classes.{k}: {count}, but an item of part {k} has class {most}: give {fits}")
     if classes and max(largest) < 0:
         raise ConfigError("method: learns from labels, and no item has one: let data.root name a labels.csv")
 
 
-def build_method(run: Run, console: Console | None = None) -> Method:
-    """The method with weights that are a function of ``run.seed`` and of published files, which the console is told.
+def build_method(run: Run, reports: dict[str, ImportReport] | None = None, *, resumed: bool = False) -> Method:
+    """The method with weights that are a function of ``run.seed`` and of published files.
 
-    No global generator is touched.
+    What the files gave goes into ``reports``, by the keys of the encoders. resumed: a checkpoint is to replace all
+    weights, so no file is read. No global generator is touched.
 
     Raises:
         ConfigError: published weights do not fit, or cannot be read.
@@ -119,9 +130,20 @@ def build_method(run: Run, console: Console | None = None) -> Method:
         torch.manual_seed(run.seed)
         networks = [backbone.build(run.data.channels) for backbone in run.backbones.values()]
         for (key, backbone), network in zip(run.backbones.items(), networks, strict=True):
-            if (report := load_weights(network, backbone, run.data.channels)) and console:
-                console.print(f"{key}.weights: {report}", markup=False)
+            try:
+                report = None if resumed else load_weights(network, backbone, run.data.channels)
+            except ConfigError as error:
+                raise ConfigError(f"{key}.weights: {error}") from error
+            if report and reports is not None:
+                reports[key] = report
         return run.method.build(*networks)
+
+
+def _tell_weights(reports: dict[str, ImportReport], path: Path, console: Console) -> None:
+    """A line for each encoder; every key in the file."""
+    for key, report in reports.items():
+        console.print(f"{key}.weights: {report} (every key: {path})", markup=False)
+    path.write_text("\n".join(f"{key}.weights\n{r.in_full()}\n" for key, r in reports.items()), encoding="utf-8")
 
 
 def claim(folder: Path, run: Run) -> Path:
@@ -134,7 +156,7 @@ def claim(folder: Path, run: Run) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output: {folder} is a file: give a folder")
     written = folder / CONFIG
-    trained = bool(list_checkpoints(folder / "checkpoints"))
+    trained = bool(list_checkpoints(folder / CHECKPOINTS))
     if not trained and (folder / ENCODER).exists():
         raise RunError(f"output: {folder} holds an encoder whose checkpoints are gone: give another output")
     if trained:
@@ -227,14 +249,18 @@ def _wanted(run: Run) -> list[tuple[ACLTearConfig, Path]]:
     return [(_with_data(w, run), Path(run.output) / f) for w, f in zip(run.evaluate, folders, strict=True)]
 
 
-def _evaluations(run: Run, source: PreparedSource, console: Console) -> list[Evaluation]:
-    """What runs every so many steps: its scores go into the metrics, its tables into a folder per step.
+def _check_evaluations(run: Run) -> None:
+    """Refuse what could not be evaluated, while training or at the end.
 
     Raises:
-        DataError, ConfigError: any evaluation, now or at the end, could not run.
+        DataError, ConfigError: as ``check_acl_tear``.
     """
     for wanted, _ in _wanted(run):
         check_acl_tear(wanted, wanted.data or "", channels=run.data.channels, dims=run.data.dims)
+
+
+def _evaluations(run: Run, source: PreparedSource, console: Console) -> list[Evaluation]:
+    """What runs every so many steps: its scores go into the metrics, its tables into a folder per step."""
 
     def during(wanted: ACLTearConfig, out: Path) -> Callable[[Method, int], dict[str, float]]:
         def evaluate(method: Method, step: int) -> dict[str, float]:
