@@ -156,6 +156,37 @@ def test_an_output_that_is_a_file(tiny: Path, tmp_path: Path) -> None:
     assert "output" in refused("train", tiny)
 
 
+def test_weights_are_told_in_full_refused_by_their_key_and_not_needed_again(tiny: Path, tmp_path: Path) -> None:
+    """An encoder of a first run starts a second one, which goes on when the encoder is gone."""
+    assert volssl("train", tiny).returncode == 0
+    given = (f"backbone.weights={{path: {tmp_path / 'out' / 'encoder'}}}", f"output={tmp_path / 'next'}")
+    gone = "backbone.weights={path: nowhere.pth}"
+    key = "backbone.weights.path: nowhere.pth does not exist: give the path of a file"
+    assert key in refused("check", tiny, gone)
+    missing = refused("train", tiny, gone, f"output={tmp_path / 'other'}")
+    assert "volssl: backbone.weights: nowhere.pth: cannot be read as weights: No such file" in missing
+    done = volssl("train", tiny, *given)
+    assert done.returncode == 0, done.stderr
+    assert "weights.txt" in done.stdout
+    told = (tmp_path / "next" / "weights.txt").read_text().splitlines()
+    assert told[0] == "backbone.weights"
+    assert "  layers.3.0.conv2.weight" in told
+    (tmp_path / "out" / "encoder").rename(tmp_path / "moved")
+    again = volssl("train", tiny, *given)
+    assert again.returncode == 0, again.stderr
+
+
+def test_an_evaluation_that_cannot_be_is_refused_before_data_are_read(tiny: Path, tmp_path: Path) -> None:
+    """Flat images have no knees. The data root holds nothing readable, which would be told first if it were read."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"no picture")
+    knees = tmp_path / "knees"
+    flat = (f"data={{name: image, root: {tmp_path / 'pictures'}}}", "views.size=[16, 16]", "backbone.dims=2")
+    message = refused("train", tiny, *flat, f"evaluate=[{{name: acl_tear, data: {knees}}}]")
+    assert "evaluate" in message
+    assert "2D images" in message
+
+
 def test_a_phantom_is_made_and_said_to_be_synthetic(tmp_path: Path) -> None:
     done = volssl("phantom", tmp_path / "knees", "--train", 2, "--valid", 2, "--pixels", 48)
     assert done.returncode == 0, done.stderr

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from volssl.config import Run
 from volssl.data.count import count
 from volssl.data.mixture_config import MixtureConfig
+from volssl.errors import ConfigError
 from volssl.models.cost import Cost
 
 GIB = 2**30
@@ -21,7 +23,9 @@ def derived(run: Run) -> list[tuple[str, str]]:
 
     Raises:
         DataError: ``data.root`` does not exist.
+        ConfigError: a file of weights does not.
     """
+    _check_weights(run)
     parts = run.data.members if isinstance(run.data, MixtureConfig) else (run.data,)
     counts = [count(part) for part in parts]
     items = sum(filter(None, counts)) if all(counts) else None
@@ -41,6 +45,14 @@ def derived(run: Run) -> list[tuple[str, str]]:
         ("memory", _memory(run, costs)),
         ("time", _time(run, costs)),
     ]
+
+
+def _check_weights(run: Run) -> None:
+    named = {key: backbone.weights.path for key, backbone in run.backbones.items() if backbone.weights}
+    missing = [(key, path) for key, path in named.items() if not Path(path).exists()]
+    if missing:
+        lines = (f"{key}.weights.path: {path} does not exist: give the path of a file" for key, path in missing)
+        raise ConfigError("\n".join(lines))
 
 
 def _epochs(run: Run, counts: Sequence[int | None], items: int | None) -> list[tuple[str, str]]:
@@ -78,10 +90,10 @@ def _gradient(run: Run) -> str:
     return "cached at the encoder's output: the same as one pass over the effective batch"
 
 
-def _costs(run: Run) -> list[Cost]:
-    """Of every view of one item in every encoder."""
-    sizes = [recipe.size for recipe in run.views.recipes().values()]
-    return [backbone.cost(run.data.channels, size) for backbone in run.backbones.values() for size in sizes]
+def _costs(run: Run) -> dict[str, list[Cost]]:
+    """Of every view of one item, by its name, in every encoder."""
+    sizes = {name: recipe.size for name, recipe in run.views.recipes().items()}
+    return {name: [b.cost(run.data.channels, size) for b in run.backbones.values()] for name, size in sizes.items()}
 
 
 def _views(run: Run) -> str:
@@ -104,14 +116,15 @@ def _norm(run: Run) -> str:
     return f"{what}; running statistics move once a step"
 
 
-def _memory(run: Run, costs: list[Cost]) -> str:
+def _memory(run: Run, costs: dict[str, list[Cost]]) -> str:
     """Weights, gradient, two optimiser slots and a teacher in fp32; what is held of the batch; one chunk's graph."""
     encoders = [backbone.cost(run.data.channels, run.views.size) for backbone in run.backbones.values()]
     weights = (4 + run.method.teacher) * 4 * sum(cost.parameters for cost in encoders)
     pixels = math.prod(run.region) + sum(math.prod(recipe.size) for recipe in run.views.recipes().values())
     held = 4 * run.loop.batch * run.data.channels * pixels
     number = 2 if run.loop.precision == "bf16" else 4
-    graph = number * run.loop.chunk * sum(cost.activations for cost in costs)
+    kept = run.method.seen * sum(cost.activations for view in costs.values() for cost in view)
+    graph = number * run.loop.chunk * kept
     total = weights + held + graph
     return (
         f"about {total / GIB:.1f} GiB: weights and optimiser {weights / GIB:.2f}, the batch held {held / GIB:.2f}, "
@@ -119,13 +132,17 @@ def _memory(run: Run, costs: list[Cost]) -> str:
     )
 
 
-def _time(run: Run, costs: list[Cost]) -> str:
-    forwards = run.method.forwards(cached=run.method.coupled and run.loop.chunk < run.loop.batch)
-    operations = 2.0 * sum(cost.multiply_adds for cost in costs) * forwards * run.loop.batch
+def _time(run: Run, costs: dict[str, list[Cost]]) -> str:
+    """There and back is three passes; there once more if cached; a teacher's is one, of the global views."""
+    student = 3 + (run.method.coupled and run.loop.chunk < run.loop.batch)
+    passes = {name: student + (run.method.teacher and name.isdecimal()) for name in costs}
+    once = sum(passes[name] * cost.multiply_adds for name, view in costs.items() for cost in view)
+    operations = 2.0 * run.method.seen * once * run.loop.batch
     seconds = operations / _cpu_rate()
     return (
-        f"{operations / 1e12:.2f} TFLOP a step; on this machine's CPU at least {_duration(seconds)} a step, "
-        f"{_duration(seconds * run.loop.steps)} in all (fp32 matrix rate; a GPU is not looked at)"
+        f"{operations / 1e12:.2f} TFLOP a step in the encoders; on this machine's CPU about "
+        f"{_duration(seconds)} a step, {_duration(seconds * run.loop.steps)} in all "
+        "(fp32 matrix rate; a GPU is not looked at)"
     )
 
 
