@@ -16,7 +16,8 @@ from volssl.engine.optim import build_optimizer
 from volssl.engine.step import backward
 from volssl.methods import CASSConfig
 from volssl.methods.cass import CASS
-from volssl.models import BackboneConfig, ResNetConfig, ViTConfig
+from volssl.models import BackboneConfig, ResNetConfig, TimmConfig, ViTConfig
+from volssl.models.timm_model import Timm
 from volssl.types import Batch, Progress
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def test_two_of_one_kind_get_different_names() -> None:
     and 5): here each is kept by the name of what it is."""
     assert list(of_kinds(RESNET, VIT).encoders) == ["resnet", "vit"]
     assert list(of_kinds(VIT, RESNET).encoders) == ["vit", "resnet"]
+    assert Timm.__name__.lower() == TimmConfig.model_fields["name"].default  # as backbone.name calls it
     for kind, name in ((VIT, "vit"), (RESNET, "resnet")):
         encoders = of_kinds(kind, kind).encoders
         assert list(encoders) == [f"{name}-1", f"{name}-2"]
