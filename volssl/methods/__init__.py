@@ -1,4 +1,4 @@
-"""Methods: their configuration (torch-free) and the union that is the registry."""
+"""Methods: their configuration (torch-free) and the union that is the registry; long, for it stands in one place."""
 
 from __future__ import annotations
 
@@ -192,11 +192,12 @@ class BarlowTwinsConfig(Settings):
 
 
 class SwAVConfig(Settings):
-    """SwAV (Caron et al. 2020, arXiv 2006.09882); the defaults are its recipe for small batches.
+    """SwAV (Caron et al. 2020, arXiv 2006.09882); widths and temperatures are those of its recipe for small batches.
 
     projector: hidden widths and output width. epsilon, iterations: of Sinkhorn's algorithm. queue: rows of
     earlier batches, per global view, beside which the codes are made; from optimiser step ``queue_start`` on
-    they are kept, and used once there are as many. freeze: steps for which the prototypes stay as drawn.
+    they are kept, and used once there are as many (the recipe's 15th epoch). freeze: steps for which the prototypes
+    stay as drawn (its first epoch).
     """
 
     VIEWS: ClassVar[tuple[int, int]] = (2, MANY)
