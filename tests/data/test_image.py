@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from volssl.data.archive import _images
 from volssl.data.cache import CachedSource
 from volssl.data.count import count
 from volssl.data.image_config import BYTES, ImageConfig
 from volssl.data.items import Keep, Percentile, Window
+from volssl.data.picture import flat
 from volssl.errors import DataError
 
 REGION = (3, 4)
@@ -145,6 +147,83 @@ def test_colour_is_three_channels_of_one_window(tmp_path: Path) -> None:
 def test_a_split_is_of_an_archive() -> None:
     with pytest.raises(ValidationError, match=r"split is of an \.npz"):
         ImageConfig(root="tiles", split="val")
+    with pytest.raises(ValidationError, match=r"split of an \.npz is train, val, test or all, not valid"):
+        ImageConfig(root="x.npz", split="valid")
+
+
+def test_rows_of_a_table_are_those_of_a_split(tiles: Path) -> None:
+    """Classes are numbered over all splits; nothing is read until one is named, and the count says the same."""
+    table = tiles / "labels.csv"
+    table.write_text("path,label,split\na/0.png,torn,train\na/1.bmp,healthy,test\nb/2.tif,torn,train\n")
+    for split, says in ((None, r"column split \(test, train\): say which"), ("val", "no row of data.split val")):
+        with pytest.raises(DataError, match=says):
+            count(ImageConfig(root=str(table), split=split))
+        with pytest.raises(DataError, match=says):
+            build(table, split=split)
+    train = build(table, split="train")
+    assert (train.ids, train.labels) == (("a/0.png", "b/2.tif"), (1, 1))
+    assert count(ImageConfig(root=str(table), split="train")) == 2
+    assert len(build(table, split="all")) == 3
+    table.write_text("path,label\na/0.png,torn\n")
+    with pytest.raises(DataError, match=r"no column split: leave out data\.split"):
+        build(table, split="train")
+
+
+def test_one_file_in_two_rows_is_refused(tiles: Path) -> None:
+    """By its folder and by its own name, with two labels; under two names of one folder as well."""
+    table = tiles / "labels.csv"
+    table.write_text("path,label\na,0\na/1.bmp,1\n")
+    with pytest.raises(DataError, match=r"rows a and a/1\.bmp both name 1\.bmp"):
+        build(table)
+    table.write_text("path,label\na/1.bmp,0\nb/../a/1.bmp,0\n")
+    with pytest.raises(DataError, match="both name"):
+        build(table)
+
+
+def test_pictures_among_more_volumes_are_no_data_set(tiles: Path) -> None:
+    """Three pictures beside three arrays are read; a fourth array makes it a folder of volumes."""
+    for i in range(4):
+        if i == 3:
+            assert len(build(tiles)) == 3
+        np.save(tiles / f"{i}.npy", np.zeros((2, 3, 4)))
+    with pytest.raises(DataError, match="kind: holds arrays"):
+        build(tiles)
+
+
+def test_an_archive_is_not_kept_in_memory(archive: Path) -> None:
+    build(archive)
+    assert _images.cache_info().currsize == 0
+
+
+def test_what_names_can_tell_of_a_table(tiles: Path, tmp_path: Path) -> None:
+    """A table in Latin-1 and a path of 300 characters are one line; a row that names a folder cannot be counted."""
+    table = tiles / "labels.csv"
+    table.write_text("path,label\na,0\nb/2.tif,1\n")
+    assert count(ImageConfig(root=str(table))) is None
+    table.write_bytes("path,label\nb/2.tif,Mängel\n".encode("latin-1"))
+    with pytest.raises(DataError, match="labels: is no table in UTF-8"):
+        count(ImageConfig(root=str(table)))
+    table.write_text(f"path,label\n{'x' * 300}.png,0\nb/2.tif,1\n")
+    assert [error.code for error in build(table, max_bad=0.5).bad] == ["unreadable"]
+    assert count(ImageConfig(root=str(table))) is None
+    for root in (tmp_path / ("x" * 300), tmp_path / ("x" * 300 + ".csv")):
+        with pytest.raises(DataError, match="unreadable"):
+            count(ImageConfig(root=str(root)))
+        with pytest.raises(DataError, match="unreadable"):
+            build(root)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "passes"), [([[0, 0.5]], False), ([[-3.0, 9]], False), ([[0.0, 1]], True), ([[0.5, 2]], True)]
+)
+def test_fractions_do_not_pass_for_bytes(pixels: list[list[float]], passes: bool) -> None:
+    """0..1 in the window 0..255 would be almost black, and below zero is cut; whole numbers up to 1 are bytes."""
+    array, config = np.array(pixels, np.float32), ImageConfig(root="", colour="rgb")
+    if passes:
+        assert flat(array, config, "").shape == (3, 1, 2)
+        return
+    with pytest.raises(DataError, match="expects bytes"):
+        flat(array, config, "")
 
 
 def test_real_sets(shared_data: Path, tmp_path: Path) -> None:
@@ -172,7 +251,7 @@ def test_numbers_beyond_bytes_do_not_pass_for_bytes(tmp_path: Path) -> None:
     """A 16-bit picture in the window of colour would be white; percentiles asked for take it, thrice the same."""
     deep = np.array([[0, 1000], [4000, 65535]], np.uint16)
     save(tmp_path / "x" / "a.png", deep)
-    with pytest.raises(DataError, match="range: numbers up to 65535"):
+    with pytest.raises(DataError, match="range: numbers of 0 to 65535"):
         build(tmp_path / "x", (2, 2), colour="rgb", intensity=BYTES)
     image = build(tmp_path / "x", (2, 2), colour="rgb", intensity=Percentile(lower=0, upper=100))[0].image
     assert torch.equal(image[0], (torch.from_numpy(deep.astype(np.float32)) / 65535).half().float())

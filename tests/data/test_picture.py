@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,3 +127,42 @@ def test_an_array_may_have_its_channels_at_either_end() -> None:
     for shape in ((3, 5, 3), (5, 7, 4), (1, 1, 5, 7), (5,)):
         with pytest.raises(DataError, match="rows x columns are wanted"):
             as_picture(np.zeros(shape))
+
+
+@pytest.mark.parametrize(("photometric", "expected"), [(0, [65535, 65235, 0, 64535]), (1, [0, 300, 65535, 1000])])
+def test_more_is_brighter_where_zero_is_white(photometric: int, expected: list[int], tmp_path: Path) -> None:
+    """A TIFF of 16 bits, byte by byte (TIFF 6.0): v is 65535 - v where PhotometricInterpretation is 0."""
+    path = tiff(tmp_path / "a.tif", photometric, np.array([0, 300, 65535, 1000], "<u2"), sample=1)
+    assert read_picture(path).flatten().tolist() == expected
+
+
+def test_what_would_lose_its_numbers_is_refused(tmp_path: Path) -> None:
+    """Floating point in which zero is white; grey of 16 bits with alpha, of which 8 would be left."""
+    assert read_picture(tiff(tmp_path / "a.tif", 1, np.array([0.5, 1, 2, 3], "<f4"), sample=3)).max() == 3
+    with pytest.raises(DataError, match="zero is white"):
+        read_picture(tiff(tmp_path / "b.tif", 0, np.array([0.5, 1, 2, 3], "<f4"), sample=3))
+    (tmp_path / "c.png").write_bytes(png_grey_alpha(16, b"\x01\x02\xff\xff"))
+    with pytest.raises(DataError, match="16-bit grey with alpha"):
+        read_picture(tmp_path / "c.png")
+    (tmp_path / "d.png").write_bytes(png_grey_alpha(8, b"\x07\xff"))
+    assert read_picture(tmp_path / "d.png").tolist() == [[7]]
+
+
+def tiff(path: Path, photometric: int, numbers: np.ndarray[Any, Any], sample: int) -> Path:
+    """2 x 2 pixels in one strip. sample: 1 for whole numbers, 3 for floating point."""
+    tags = [(256, 2), (257, 2), (258, 8 * numbers.itemsize), (259, 1), (262, photometric), (273, 8), (277, 1)]
+    tags += [(278, 2), (279, numbers.nbytes), (339, sample)]
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + numbers.nbytes)
+    path.write_bytes(head + numbers.tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
+def png_grey_alpha(bits: int, pixel: bytes) -> bytes:
+    """One pixel of colour type 4 (PNG, section 11.2)."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, bits, 4, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" + pixel)) + chunk(b"IEND", b"")

@@ -14,6 +14,7 @@ from volssl.data import StackConfig
 from volssl.data.cache import CachedSource
 from volssl.data.items import Window
 from volssl.data.loader import Loader
+from volssl.data.table import classes
 from volssl.errors import DataError
 from volssl.views import ViewsConfig
 
@@ -72,6 +73,22 @@ def test_numbers_are_ordered_by_value(cohort: Path, tmp_path: Path) -> None:
     table = cohort / "labels.csv"
     table.write_text("path,label\na.npy,10\nb.npy,2\n")
     assert build(table, tmp_path / "cache").labels == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers"),
+    [
+        (["10.0", "9", "-1"], [1, 0, -1]),
+        (["1", "1.0", "0"], [1, 1, 0]),
+        (["NA", "nan", "torn"], [-1, -1, 0]),
+        (["-1.0", "", "healthy"], [-1, -1, 0]),
+        (["10", "9", "x"], [0, 1, 2]),
+    ],
+)
+def test_classes_by_hand(labels: list[str], numbers: list[int]) -> None:
+    """Numbers by value, names by the alphabet; below zero, not a number and nothing at all are unknown."""
+    index = classes(labels)
+    assert [index[label] for label in labels] == numbers
 
 
 @pytest.mark.usefixtures("cohort")

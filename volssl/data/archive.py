@@ -32,6 +32,11 @@ def read_row(entry: Entry) -> np.ndarray:
     return np.array(_images(part.files[0], part.id, stamp(part.files).digest)[entry.time], dtype=np.float32)
 
 
+def release() -> None:
+    """Forget the arrays, which hold a whole archive; a row that is read later reads them again."""
+    _images.cache_clear()
+
+
 def _split(path: Path, split: str, column: int | None) -> list[Entry]:
     check_regular(path)
     images, part = _images(path, split, stamp([path]).digest), Found(split, "npz", (path,))

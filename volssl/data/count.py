@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import csv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from volssl.data.suffixes import DICOM, IMAGES, VIDEOS
+from volssl.data.table import is_table, rows
 from volssl.errors import DataError
 
 if TYPE_CHECKING:
     from volssl.data import Sources
-
-IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
-VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif"}
-DICOM = {".dcm", ".dicom", ".ima", ""}
 
 
 def count(config: Sources) -> int | None:
     """The number of items, or None where names cannot tell (DICOM, several sequences, 4D, slides, many clips).
 
     Raises:
-        DataError: ``root`` does not exist.
+        DataError: ``root`` does not exist, or is no table of labels or one of several splits.
         ConfigError: what reads the data is not installed.
     """
     if config.name == "phantom":
         exams = config.train if config.split == "train" else config.valid
         return 3 * exams if config.plane == "all" else exams
     root = Path(config.root)
-    if not root.exists():
+    try:
+        there = root.exists()
+    except OSError as error:
+        raise DataError("unreadable", f"{error.strerror}: data.root must name a folder", str(root)) from error
+    if not there:
         raise DataError("missing", "no such folder: data.root must name one", str(root))
     if config.name == "slide":
         config.require()
@@ -40,12 +42,11 @@ def count(config: Sources) -> int | None:
     if config.name == "video" and config.clips != 1:
         return None
     if config.name == "image" and config.archive:
-        return sum(_rows(root, f"{split}_images") for split in config.splits)
-    if root.is_file() and root.suffix.lower() != ".csv":
-        return None if config.name == "volume" else _each(config)
+        return sum(_length(root, f"{split}_images") for split in config.splits)
+    if is_table(root):
+        return _tabled(config, root)
     if root.is_file():
-        with root.open(newline="", encoding="utf-8") as f:
-            return sum(1 for _ in csv.DictReader(f)) * _each(config)
+        return None if config.name == "volume" else _each(config)
     if config.name == "volume":
         return None
     if config.name == "image":
@@ -53,8 +54,21 @@ def count(config: Sources) -> int | None:
     if config.name == "video":
         videos = _named(root, VIDEOS)
         return None if videos is None else videos * _each(config)
-    files = [p for p in root.rglob("*") if p.suffix.lower() in IMAGES | {".npy"}]
+    files = [p for p in root.rglob("*") if p.suffix.lower() in (*IMAGES, ".npy")]
     return len({p if p.suffix == ".npy" else p.parent for p in files})
+
+
+def _tabled(config: Sources, table: Path) -> int | None:
+    """None where a row names a folder, or what it names may be several items."""
+    named = rows(table, config.split)
+    if config.name == "volume" and (config.sequences or config.time == "items"):
+        return None
+    try:
+        if any((table.parent / row.path).is_dir() for row in named):
+            return None
+    except OSError:  # a name too long for a file: the run leaves it out, with its reason
+        return None
+    return len(named) * _each(config)
 
 
 def _each(config: Sources) -> int:
@@ -64,13 +78,13 @@ def _each(config: Sources) -> int:
     return (config.frames or 1) if config.name == "video" else 1
 
 
-def _named(root: Path, wanted: set[str]) -> int | None:
+def _named(root: Path, wanted: Sequence[str]) -> int | None:
     """Files so called; None where there may be DICOM, of which only the header says what it is."""
     suffixes = [p.suffix.lower() for p in root.rglob("*") if p.is_file()]
-    return None if DICOM & set(suffixes) else sum(suffix in wanted for suffix in suffixes)
+    return None if {*DICOM, ""} & set(suffixes) else sum(suffix in wanted for suffix in suffixes)
 
 
-def _rows(archive: Path, key: str) -> int:
+def _length(archive: Path, key: str) -> int:
     """The length of one array of an ``.npz``, from its header; 0 where there is none, which the run will refuse."""
     try:
         with zipfile.ZipFile(archive) as members, members.open(f"{key}.npy") as f:

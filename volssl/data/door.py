@@ -18,14 +18,12 @@ from volssl.data import dicom, nifti
 from volssl.data.header import is_dicom
 from volssl.data.picture import read_picture
 from volssl.data.preflight import check_regular, check_shape, finite, guard
+from volssl.data.suffixes import DICOM, IMAGES, NIFTI
 from volssl.errors import DataError
 
 Kind = Literal["dicom", "nifti", "npy", "images", "npz", "slide", "video"]
 KINDS: frozenset[Kind] = frozenset({"dicom", "nifti", "npy", "images"})  # what a folder's volumes are made of
 
-_NIFTI = (".nii", ".nii.gz")
-_DICOM = (".dcm", ".dicom", ".ima")
-_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _READ_BY = {  # what a kind is, and which data.name reads it
     "dicom": ("DICOM", "volume"),
     "nifti": ("volumes", "volume (slices: N makes 2D items)"),
@@ -188,20 +186,20 @@ def _find_in(
 def kind_of(file: Path) -> Kind:
     """By name alone; what no name tells may be DICOM."""
     name = file.name.lower()
-    if name.endswith(_NIFTI):
+    if name.endswith(NIFTI):
         return "nifti"
     if name.endswith(".npy"):
         return "npy"
     if name.endswith(".npz"):
         return "npz"
-    return "images" if name.endswith(_IMAGES) else "dicom"
+    return "images" if name.endswith(IMAGES) else "dicom"
 
 
 def holds_dicom(file: Path) -> bool:
     """Whether to read it as DICOM; what neither is nor says it is, is none of our business."""
     if is_dicom(file):
         return True
-    if file.name.lower().endswith(_DICOM):
+    if file.name.lower().endswith(DICOM):
         raise DataError("not_dicom", "no DICOM mark at byte 128: export the file again", str(file))
     return False
 

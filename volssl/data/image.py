@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from monai.data import MetaTensor
 
-from volssl.data.archive import read_row, rows
+from volssl.data.archive import read_row, release, rows
 from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
 from volssl.data.dicom_pixels import read_image
@@ -35,33 +35,41 @@ def build(config: ImageConfig, region: Size, *, workers: int = 0, report: Report
     if config.archive:
         entries = rows(config)
     else:
-        listed, bad = listing_by(config.root, find_images)
+        listed, bad = listing_by(config.root, find_images, config.split)
         entries = [Entry(one.found.id, (one.found,), label=one.label) for one in listed]
-    return build_cache(entries, partial(_read, config), config, region, workers=workers, report=report, bad=bad)
+    try:
+        return build_cache(entries, partial(_read, config), config, region, workers=workers, report=report, bad=bad)
+    finally:
+        release()
 
 
 def find_images(root: Path) -> tuple[list[Found], list[DataError]]:
     """Every picture under ``root`` (a folder, or one file), sorted by id, which is its path below it.
 
+    A few volumes beside many pictures are passed by; a few pictures beside many volumes are no data set of pictures.
+
     Returns:
         what can be loaded, and one error per file or series that cannot.
 
     Raises:
-        DataError: ``missing`` if ``root`` does not exist, ``kind`` or ``empty`` if it holds none.
+        DataError: ``missing`` if ``root`` does not exist, ``kind`` if it holds more volumes than images,
+            or ``empty`` if it holds none.
     """
     found: list[Found] = []
     errors: list[DataError] = []
+    volumes = 0
     with guard("unreadable", root):
         if not root.exists():
             raise DataError("missing", "no such folder: check data.root", str(root))
         base = root if root.is_dir() else root.parent
         for _, files in walk(root, errors):
+            volumes += sum(kind_of(file) in ("nifti", "npy") for file in files)
             pictures = [file for file in files if kind_of(file) == "images"]
             found += [Found(file.relative_to(base).as_posix(), "images", (file,)) for file in pictures]
             lone, refused = _lone([file for file in files if kind_of(file) == "dicom"])
             found += [Found(file.relative_to(base).as_posix(), "dicom", (file,)) for file in lone]
             errors += refused
-    if not found and not errors:
+    if volumes > len(found) or (not found and not errors):
         raise other_kind(root, KINDS)
     return sorted(found, key=lambda one: one.id), errors
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 BYTES = Window(centre=127.5, width=255.0)
 Colour = Literal["grey", "rgb", "luma"]
-Split = Literal["train", "val", "test", "all"]
 SPLITS = ("train", "val", "test")
 
 
@@ -43,21 +42,24 @@ class ImageConfig(Coloured):
     """Flat images, one item per file: PNG, JPEG, TIFF, BMP and single-frame DICOM, at any depth under ``root``.
 
     root: a folder, a ``labels.csv``, or one ``.npz`` in MedMNIST's layout (``{train,val,test}_{images,labels}``).
-    split, label_column: which part of an ``.npz``, ``train`` where absent, and which column of its labels.
+    split: of a ``labels.csv`` as elsewhere; of an ``.npz`` train, val, test or all, ``train`` where absent.
+    label_column: which column of its labels.
     fit: ``resize`` where absent, because a picture knows no millimetres.
     Sizes are rows x columns. Numbers are as stored, but more is always brighter.
     """
 
     name: Literal["image"] = "image"
-    split: Split | None = None
     label_column: int | None = Field(default=None, ge=0)
     fit: Fit | tuple[Fit, ...] = "resize"
 
     @model_validator(mode="after")
     def _split_of_an_archive(self) -> Self:
-        for key in ("split", "label_column"):
-            if getattr(self, key) is not None and self.root and not self.archive:
-                raise ValueError(f"{key} is of an .npz, which root is not: leave it out")
+        if self.label_column is not None and self.root and not self.archive:
+            raise ValueError("label_column is of an .npz, which root is not: leave it out")
+        if self.split not in (None, "all") and self.root and not self.root.lower().endswith((".npz", ".csv")):
+            raise ValueError("split is of an .npz or a labels.csv, which root is not: leave it out")
+        if self.archive and self.split not in (None, "all", *SPLITS):
+            raise ValueError(f"split of an .npz is {', '.join(SPLITS)} or all, not {self.split}")
         return self
 
     @property

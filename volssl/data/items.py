@@ -100,6 +100,7 @@ class PreparedSource(Source, Protocol):
 class Items(Schema):
     """What every source of image files shares; sizes are (slices x) rows x columns.
 
+    split: which rows of a ``labels.csv`` with a column of that name: one of its values, or ``all``.
     region: the shape that is cached and handed to the views; what the views need where absent.
     fit: ``crop`` centre-crops or zero-pads to the region, ``resize`` resamples to it; one for all axes, or one per
     axis, such as ``[resize, crop, crop]`` for stacks whose number of slices varies.
@@ -110,6 +111,7 @@ class Items(Schema):
     """
 
     root: str
+    split: str | None = None
     region: Size | None = None
     fit: Fit | tuple[Fit, ...] = "crop"
     intensity: Intensity = Percentile()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from volssl.data.door import Found, Kind, find
+from volssl.data.preflight import guard
+from volssl.data.table import classes, is_table, rows
 from volssl.errors import DataError
 
 Finder = Callable[[Path], tuple[list[Found], list[DataError]]]
@@ -22,25 +23,29 @@ class Listed:
     label: int = -1
 
 
-def listing(root: str, kinds: frozenset[Kind]) -> tuple[list[Listed], list[DataError]]:
+def listing(root: str, kinds: frozenset[Kind], split: str | None = None) -> tuple[list[Listed], list[DataError]]:
     """Every volume of these kinds that the root names: ``listing_by`` of the door's ``find``."""
-    return listing_by(root, partial(find, kinds=kinds))
+    return listing_by(root, partial(find, kinds=kinds), split)
 
 
-def listing_by(root: str, finder: Finder) -> tuple[list[Listed], list[DataError]]:
+def listing_by(root: str, finder: Finder, split: str | None = None) -> tuple[list[Listed], list[DataError]]:
     """Everything that the finder sees where the root points, and one error for each that cannot be used.
 
-    In a CSV (columns ``path,label`` and any others; paths relative to the file) a row names a file or a
-    folder, all of whose volumes get its label. Classes are numbered in the order of their names, numbers by value; an
-    empty label is unknown.
+    In a CSV (columns ``path,label``, ``split`` if there are several, and any others; paths relative to the file) a
+    row names a file or a folder, all of whose volumes get its label. Classes are numbered over all splits, as
+    ``table.classes`` says.
 
     Raises:
         DataError: the root is missing or holds nothing or only what another ``data.name`` reads, or the CSV is not
-            such a table.
+            such a table, names a file in two rows, or has splits of which none is asked for.
     """
     path = Path(root)
-    if path.is_file() and path.suffix.lower() == ".csv":
-        listed, bad = _tabled(path, finder)
+    with guard("unreadable", path):
+        table = is_table(path)
+    if table:
+        listed, bad = _tabled(path, finder, split)
+    elif split not in (None, "all"):
+        raise DataError("labels", f"data.split ({split}) is a column of a labels.csv: make it data.root", root)
     else:
         found, bad = finder(path)
         listed = [Listed(one) for one in found]
@@ -49,56 +54,35 @@ def listing_by(root: str, finder: Finder) -> tuple[list[Listed], list[DataError]
     return listed, bad
 
 
-def _tabled(path: Path, finder: Finder) -> tuple[list[Listed], list[DataError]]:
-    rows = _rows(path)
-    numbers = {name: i for i, name in enumerate(_classes({label for _, label in rows if label}))}
+def _tabled(path: Path, finder: Finder, split: str | None) -> tuple[list[Listed], list[DataError]]:
+    numbers = classes(row.label for row in rows(path, "all"))
     listed: list[Listed] = []
     bad: list[DataError] = []
-    for name, label in rows:
+    rows_of: dict[Path, str] = {}
+    for row in rows(path, split):
         try:
-            found, errors = _named(path, name, finder)
+            found, errors = _named(path, row.path, finder)
         except DataError as error:
             found, errors = [], [error]
-        listed += [Listed(one, numbers.get(label, -1)) for one in found]
+        _only_once(found, row.path, rows_of, path)
+        listed += [Listed(one, numbers[row.label]) for one in found]
         bad += errors
     return listed, bad
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
-    """(path, label) of each row, the path in its simplest form."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as f:
-            reader = csv.DictReader(f)
-            if missing := {"path", "label"} - set(reader.fieldnames or ()):
-                raise DataError("labels", f"has no column {' and '.join(sorted(missing))}", str(path))
-            rows = [((row["path"] or "").strip(), (row["label"] or "").strip()) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError("labels", f"is no table in UTF-8 ({error})", str(path)) from error
-    if nameless := [i for i, (name, _) in enumerate(rows, start=1) if not name]:
-        raise DataError("labels", f"row {nameless[0]} names no path", str(path))
-    rows = [(PurePosixPath(name).as_posix(), label) for name, label in rows]
-    if twice := next(_repeated(name for name, _ in rows), None):
-        raise DataError("labels", f"names {twice} twice: leave one row", str(path))
-    return rows
-
-
-def _repeated(names: Iterator[str]) -> Iterator[str]:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            yield name
-        seen.add(name)
-
-
-def _classes(names: set[str]) -> list[str]:
-    return sorted(names, key=int if all(name.isdecimal() for name in names) else None)
+def _only_once(found: Sequence[Found], row: str, rows_of: dict[Path, str], table: Path) -> None:
+    """Raises DataError where two rows name one file: it would be two items, perhaps of two classes."""
+    for file in {file.resolve() for one in found for file in one.files}:
+        if (other := rows_of.setdefault(file, row)) != row:
+            raise DataError("labels", f"the rows {other} and {row} both name {file.name}: leave one", str(table))
 
 
 def _named(table: Path, name: str, finder: Finder) -> tuple[list[Found], list[DataError]]:
     """The volumes of one row, called by the row's path and what follows in it."""
     target = table.parent / name
-    if not target.exists():
-        raise DataError("missing", f"{table.name} names it, but it is not there", str(target))
+    with guard("unreadable", target):
+        if not target.exists():
+            raise DataError("missing", f"{table.name} names it, but it is not there", str(target))
     found, bad = finder(target)
     if target.is_file():
         return [replace(one, id=name) for one in found], bad

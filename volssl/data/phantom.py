@@ -179,5 +179,5 @@ def build(config: PhantomConfig, region: Size, *, workers: int = 0, report: Repo
         report=report,
     )
     folder = root / config.split if config.plane == "all" else root / config.split / config.plane
-    shared = {key: getattr(config, key) for key in StackConfig.model_fields if key not in ("name", "root")}
+    shared = {key: getattr(config, key) for key in StackConfig.model_fields if key not in ("name", "root", "split")}
     return build_stack(StackConfig(root=str(folder), **shared), region, workers=workers, report=report)

@@ -40,7 +40,7 @@ def build(config: SlideConfig, region: Size, *, workers: int = 0, report: Report
     """
     what = f"slide ({', '.join(SUFFIXES)})"
     finder = partial(one_per_file, kind="slide", wanted=_is_slide, what=what)
-    listed, bad = listing_by(config.root, finder)
+    listed, bad = listing_by(config.root, finder, config.split)
     listed = sorted((_whole(one) for one in listed), key=lambda one: one.found.id)
     chosen = config.model_dump(mode="json", include={"mpp", "assume_mpp", "stride", "tissue"})
     settings = json.dumps(["slide", FORMAT, chosen, list(region)], sort_keys=True)

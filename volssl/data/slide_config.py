@@ -20,6 +20,7 @@ class SlideConfig(Schema):
     """Tiles of whole slide images (SVS, NDPI, MRXS, SCN, BIF, tiled TIFF, ...), read from the slides as they are drawn.
 
     root: a folder, a ``labels.csv`` that names slides, or one slide.
+    split: which rows of a ``labels.csv`` with a column of that name: one of its values, or ``all``.
     region: rows x columns of a tile, in pixels of ``mpp`` microns; what the views need where absent.
     mpp: microns per pixel of the tiles, whatever the slides were scanned at; 0.5 is called 20x, 0.25 is 40x.
     assume_mpp: microns per pixel of slides that do not state theirs, which are refused otherwise.
@@ -33,6 +34,7 @@ class SlideConfig(Schema):
 
     name: Literal["slide"] = "slide"
     root: str
+    split: str | None = None
     region: tuple[Pixels, Pixels] | None = None
     mpp: float = Field(default=0.5, gt=0)
     assume_mpp: float | None = Field(default=None, gt=0)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from volssl.data.cache_build import build_cache
 from volssl.data.cache_file import Spacing
-from volssl.data.count import VIDEOS
 from volssl.data.dicom_pixels import read_frames
 from volssl.data.door import Found, holds_dicom, kind_of
 from volssl.data.fingerprint import stamp
@@ -26,6 +25,7 @@ from volssl.data.picture import flat
 from volssl.data.preflight import check_shape, guard
 from volssl.data.recipe import Entry
 from volssl.data.slices import Slices, middles
+from volssl.data.suffixes import VIDEOS
 from volssl.data.survey import Seen, one_per_file, survey
 from volssl.data.video_config import VideoConfig
 from volssl.errors import DataError
@@ -42,8 +42,10 @@ def build(config: VideoConfig, region: Size, *, workers: int = 0, report: Report
         ConfigError: there are videos that are no DICOM, and PyAV is not installed.
         DataError: nothing found, or more than ``max_bad`` of the items are unreadable.
     """
-    what = f"video ({', '.join(sorted(VIDEOS))}, or DICOM of several frames)"
-    listed, bad = listing_by(config.root, partial(one_per_file, kind="video", wanted=_is_video, what=what))
+    what = f"video ({', '.join(VIDEOS)}, or DICOM of several frames)"
+    listed, bad = listing_by(
+        config.root, partial(one_per_file, kind="video", wanted=_is_video, what=what), config.split
+    )
     if any(_by_name(one.found.files[0]) for one in listed):
         config.require()
     look = _count if config.frames is None else partial(_pick, config.frames)

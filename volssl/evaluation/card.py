@@ -11,13 +11,14 @@ from volssl import __version__
 from volssl.data import DataConfig, Sources, StackConfig
 from volssl.data.image_config import ImageConfig
 from volssl.data.mixture_config import MixtureConfig
+from volssl.data.slide_config import SlideConfig
 from volssl.errors import DataError
 from volssl.models import BackboneConfig
 from volssl.schema import Schema
 
 Size = tuple[Annotated[int, Field(ge=1)], ...]
 PACKAGES = ("torch", "monai")  # beside volssl, which a checkout may run without being installed
-WHICH = {"root", "max_bad", "split", "label_column"}  # which items there are, not how they are prepared
+WHICH = {"root", "max_bad", "split", "label_column", "per_slide", "tissue", "clips"}  # not how items are prepared
 FORGOTTEN = {"root": "", "cache": "runs/cache"}
 
 
@@ -85,7 +86,7 @@ class Card(Schema):
         """
         if not isinstance(self.data, MixtureConfig):
             return self.data
-        first, *others = (part.model_dump(exclude=WHICH) for part in self.data.parts)
+        first, *others = (part.model_dump(exclude=_which(part)) for part in self.data.parts)
         if any(other != first for other in others):
             names = ", ".join(f"{i} ({part.name})" for i, part in enumerate(self.data.parts))
             what = "was trained on data sets that are prepared in different ways"
@@ -120,14 +121,17 @@ class Card(Schema):
     def pictures(self, root: str, cache: str) -> ImageConfig:
         """The same for flat images: a slice, or a tile, that is a picture of its own. All of an ``.npz`` is read.
 
+        A tile is cropped, because resizing would change its microns per pixel.
+
         Raises:
             DataError: the encoder takes volumes, or channels that no picture has, or as ``preprocessing``.
         """
         if self.dims != 2 or self.channels not in (1, 3):
             raise DataError("encoder", f"takes {self.dims}D images of {self.channels} channels, which no picture is")
-        kept = {"colour": "grey" if self.channels == 1 else "rgb"} | self._kept(ImageConfig, {"split"})
-        whole = {"split": "all"} if root.lower().endswith(".npz") else {"label_column": None}
-        return ImageConfig(**(kept | whole | self._put_to_work(root, cache)))
+        kept = {"colour": "grey" if self.channels == 1 else "rgb"} | self._kept(ImageConfig, set())
+        tile = {"fit": "crop"} if isinstance(self.preprocessing, SlideConfig) else {}
+        whole = {} if root.lower().endswith(".npz") else {"label_column": None}
+        return ImageConfig(**(kept | tile | whole | self._put_to_work(root, cache)))
 
     def _kept(self, kind: type[Schema], without: set[str]) -> dict[str, Any]:
         """What the preprocessing says of the fields that ``kind`` has too."""
@@ -138,9 +142,14 @@ class Card(Schema):
         }
 
     def _put_to_work(self, root: str, cache: str) -> dict[str, Any]:
-        return {"root": root, "cache": cache, "region": self.region, "max_bad": 0.0}
+        return {"root": root, "cache": cache, "region": self.region, "max_bad": 0.0, "split": "all"}
 
     def signed(self, sha256: str) -> Card:
         """This card with the weights' digest and the versions of what wrote them."""
         versions = {"volssl": __version__} | {name: version(name) for name in PACKAGES}
         return self.model_copy(update={"sha256": sha256, "versions": versions})
+
+
+def _which(part: Sources) -> set[str]:
+    """The fields that say which items there are: ``stride`` is between tiles, but within a clip."""
+    return WHICH | ({"stride"} if isinstance(part, SlideConfig) else set())

@@ -1,0 +1,99 @@
+"""A ``labels.csv`` (torch-free): which files it names, of which split, and how its classes are numbered."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from volssl.errors import DataError
+
+UNKNOWN = ("", "na", "nan")  # beside numbers below zero
+
+
+@dataclass(frozen=True)
+class Row:
+    """path: of a file or folder, relative to the table, in its simplest form. label: as written."""
+
+    path: str
+    label: str
+    split: str = ""
+
+
+def is_table(root: Path) -> bool:
+    """Whether it is a file called ``.csv``."""
+    return root.suffix.lower() == ".csv" and root.is_file()
+
+
+def rows(table: Path, split: str | None) -> list[Row]:
+    """The rows of a split; of ``all``, or of a table that has no such column and where none is asked for, every one.
+
+    Raises:
+        DataError: ``labels``: no such table, or it has a column ``split`` and none is asked for, or not that one.
+    """
+    found, has_splits = _read(table)
+    if twice := next(_repeated(row.path for row in found), None):
+        raise DataError("labels", f"names {twice} twice: leave one row", str(table))
+    if split == "all":
+        return found
+    if not has_splits:
+        if split is None:
+            return found
+        raise DataError("labels", f"has no column split: leave out data.split ({split})", str(table))
+    held = ", ".join(sorted({row.split or "(empty)" for row in found})) or "nothing"
+    if split is None:
+        what = f"has a column split ({held}): say which to read, data.split, such as train, or all"
+        raise DataError("labels", what, str(table))
+    if chosen := [row for row in found if row.split == split]:
+        return chosen
+    raise DataError("labels", f"has no row of data.split {split} but {held}", str(table))
+
+
+def classes(labels: Iterable[str]) -> dict[str, int]:
+    """The index of each label's class: in the order of their values where all are numbers, of their names otherwise.
+
+    ``1`` and ``1.0`` are one class. An empty label, ``NA``, ``NaN`` and numbers below zero are unknown: -1.
+    """
+    numbers = {label: _number(label) for label in labels}
+    unknown = {label for label, number in numbers.items() if label.lower() in UNKNOWN or (number or 0) < 0}
+    known = {label: number for label, number in numbers.items() if label not in unknown}
+    values = {label: number for label, number in known.items() if number is not None}
+    index: dict[str, int] = dict.fromkeys(unknown, -1)
+    if len(values) == len(known):
+        ranks = {value: i for i, value in enumerate(sorted(set(values.values())))}
+        return index | {label: ranks[value] for label, value in values.items()}
+    return index | {label: i for i, label in enumerate(sorted(known))}
+
+
+def _number(label: str) -> float | None:
+    try:
+        number = float(label)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _read(table: Path) -> tuple[list[Row], bool]:
+    """Every row, and whether there is a column of splits."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as f:
+            reader = csv.DictReader(f)
+            columns = reader.fieldnames or ()
+            if missing := {"path", "label"} - set(columns):
+                raise DataError("labels", f"has no column {' and '.join(sorted(missing))}", str(table))
+            found = [[(row.get(key) or "").strip() for key in ("path", "label", "split")] for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError("labels", f"is no table in UTF-8 ({error})", str(table)) from error
+    if nameless := [i for i, (path, *_) in enumerate(found, start=1) if not path]:
+        raise DataError("labels", f"row {nameless[0]} names no path", str(table))
+    return [Row(PurePosixPath(path).as_posix(), label, split) for path, label, split in found], "split" in columns
+
+
+def _repeated(names: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield name
+        seen.add(name)
