@@ -106,6 +106,13 @@ def test_a_part_that_cannot_be_read_says_so(folder: Path) -> None:
         mixture(folder).build(REGION)
 
 
+def test_a_part_that_is_missing_is_told_before_any_is_read(folder: Path) -> None:
+    parts = ({"name": "stack", "root": "knees/labels.csv"}, {"name": "stack", "root": "lost"})
+    with pytest.raises(DataError, match=r"lost: missing: .*data\.parts\.1\.root"):
+        mixture(folder, parts=parts).build(REGION)
+    assert not (folder / "cache").exists()
+
+
 def test_what_is_written_is_what_was_read(folder: Path) -> None:
     """Keys that the parts share are written once."""
     config = mixture(folder, balance=(3, 1))

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, model_validator
 
 from volssl.data.items import Report, Size
+from volssl.errors import DataError
 from volssl.schema import Schema
 
 if TYPE_CHECKING:
     from volssl.data import PartConfig
     from volssl.data.mixture import MixtureSource
 
+MADE: tuple[str, ...] = ("phantom",)  # where its root is not there
 SHARED = ("region", "cache", "cache_gb")  # written once, for all parts
 Weights = Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1)]
 
@@ -91,9 +93,12 @@ class MixtureConfig(Schema):
         """Build every part, one after the other.
 
         Raises:
-            DataError: as the parts do.
+            DataError: ``missing`` where a part's root is, before any other is read; or as the parts do.
         """
         from volssl.data.mixture import MixtureSource
 
+        for i, part in enumerate(self.members):
+            if part.name not in MADE and not Path(part.root).exists():
+                raise DataError("missing", f"no such file or folder: check data.parts.{i}.root", part.root)
         sources = [part.build(region, workers=workers, report=report) for part in self.members]
         return MixtureSource(sources, self.weights)
