@@ -12,18 +12,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
-from volssl.data import StackConfig
+from volssl.data import PhantomConfig, StackConfig, VolumeConfig
 from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
 from volssl.data.cache_file import HEADER
 from volssl.data.door import Found, load
-from volssl.data.items import Keep, Window
-from volssl.data.recipe import Entry
+from volssl.data.image_config import ImageConfig
+from volssl.data.items import Items, Keep, PreparedSource, Window
+from volssl.data.recipe import SHAPING, Entry
+from volssl.data.video_config import VideoConfig
 from volssl.errors import DataError, RunError
 
 REGION = (2, 4, 4)
@@ -392,3 +395,29 @@ def test_a_cache_folder_that_cannot_be_is_one_line(cohort: Cohort) -> None:
 def test_no_temporary_file_stays_behind(cohort: Cohort) -> None:
     cohort.build()
     assert {file.suffix for file in cohort.cache.iterdir()} <= {".safetensors", ".txt"}
+
+
+CHOOSING = {  # fields on which no item's numbers depend, or only through its entry, its channels or its region
+    *("name", "root", "split", "label_column", "region", "max_bad", "cache", "cache_gb"),
+    *("sequences", "sequences_as", "time", "time_points", "stride", "clips", "frames"),
+    *("train", "valid", "pixels", "phantom_seed", "prevalence", "plane"),
+}
+
+
+@pytest.mark.parametrize("kind", [VolumeConfig, StackConfig, PhantomConfig, ImageConfig, VideoConfig])
+def test_every_field_is_in_the_key_or_said_not_to_be(kind: type[Items]) -> None:
+    assert set(kind.model_fields) - SHAPING - CHOOSING == set()
+    assert set() == SHAPING & CHOOSING
+
+
+def test_another_number_of_channels_is_another_item(tmp_path: Path) -> None:
+    """A file of three time points, cached as three channels, is not served where two are expected."""
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((4, 4, 4, 3)), np.eye(4)), tmp_path / "a.nii")
+
+    def build(points: int) -> PreparedSource:
+        fields: dict[str, Any] = {"root": str(tmp_path / "a.nii"), "cache": str(tmp_path / "cache")}
+        return VolumeConfig(time="channels", time_points=points, **fields).build((4, 4, 4))
+
+    assert build(3)[0].image.shape == (3, 4, 4, 4)
+    with pytest.raises(DataError, match="has 3 channels, data says 2"):
+        build(2)

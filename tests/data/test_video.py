@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -328,6 +329,14 @@ def test_labels_and_the_cache(folder: Path) -> None:
     assert all(torch.equal(source[i].image, again[i].image) for i in range(6))
     assert len({source[i].image.sum().item() for i in range(6)}) == 6  # no two clips share a place in the cache
     assert not torch.equal(build(table, clips="all", stride=2)[0].image, source[0].image)
+
+
+def test_what_was_counted_is_kept_where_no_item_may_be(folder: Path) -> None:
+    """With no room for items nothing is left but what was counted."""
+    write(folder / "a.avi", grey(8))
+    os.utime(folder / "a.avi", (0, 0))
+    build(folder, cache_gb=0.0)
+    assert [file.suffix for file in (folder.parent / "cache").iterdir() if file.suffix != ".txt"] == [".seen"]
 
 
 def test_without_pyav_only_dicom_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,7 @@ class Recipe:
             "parts": [[part.kind, len(part.files), part.frames] for part in entry.parts],
             "time": entry.time,
             "preprocessing": self.config.model_dump(mode="json", include=SHAPING),
+            "channels": self.config.channels,
             "region": list(self.region),
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from volssl.data.cache_file import SUFFIX, DamagedError, Spacing, fetch, store, touch
+from volssl.data.cache_file import DamagedError, Spacing, fetch, store
 from volssl.data.cache_work import run
 from volssl.data.door import Found, Kind, walk
 from volssl.data.fingerprint import Stamp, stamp
@@ -17,6 +17,7 @@ from volssl.data.items import Report
 from volssl.data.preflight import guard
 from volssl.errors import DataError, RunError
 
+SUFFIX = ".seen"  # not an item: a few numbers, which no ceiling deletes
 Look = Callable[[Found], tuple[Tensor, Spacing]]
 
 
@@ -114,7 +115,6 @@ class _Task:
             return None
         except DataError as error:
             return error
-        touch([path])
         return Seen(state, values, numbers)
 
     def __call__(self) -> Seen | DataError:
