@@ -104,3 +104,16 @@ def test_real_dicom(shared_data: Path, tmp_path: Path) -> None:
     assert config.build((64, 64)).ids == ("IM-0001-0112-0001.dcm",)
     with pytest.raises(DataError, match=r"kind: 30 frames, not one image: use data\.name: video"):
         config.model_copy(update={"root": str(folder / "us_cine")}).build((64, 64))
+
+
+@pytest.mark.parametrize(("greatest", "expected"), [(200, [0, 200]), (51400, [0, 200])])
+def test_a_palette_of_bytes_in_16_bits_is_one_of_bytes(
+    greatest: int, expected: list[int], tmp_path: Path, make_slice: MakeSlice, save_all: SaveAll
+) -> None:
+    """Entries up to 200 are 8 bits whatever the descriptor says; 51400 of 65535 is 200 of 255."""
+    entries = np.array([0, greatest], "<u2").tobytes()
+    palette = {f"{name}PaletteColorLookupTableData": entries for name in ("Red", "Green", "Blue")}
+    palette |= {f"{name}PaletteColorLookupTableDescriptor": [2, 0, 16] for name in ("Red", "Green", "Blue")}
+    ds = radiograph(make_slice, np.array([[0, 1]], np.uint16), PhotometricInterpretation="PALETTE COLOR", **palette)
+    (path,) = save_all(tmp_path / "x", [ds])
+    assert read_image(path)[0, :, 0].tolist() == pytest.approx(expected)

@@ -57,9 +57,15 @@ def _picture(ds: Dataset, stored: np.ndarray, slope: float, intercept: float) ->
         return values(ds, stored, slope, intercept)
     bits = int(ds.BitsStored)
     if ds.PhotometricInterpretation == "PALETTE COLOR":
-        stored = apply_color_lut(stored, ds)
-        bits = 8 * stored.dtype.itemsize
+        stored, bits = apply_color_lut(stored, ds), _palette_bits(ds)
     return np.asarray(stored[..., :3], dtype=np.float32) * np.float32(255 / (2**bits - 1))
+
+
+def _palette_bits(ds: Dataset) -> int:
+    """8 where the palette's greatest entry fits, whatever its descriptor says: bytes are often stored in 16 bits."""
+    entries, first, _ = ds.RedPaletteColorLookupTableDescriptor
+    palette = apply_color_lut(np.arange(entries or 2**16, dtype=np.int32) + first, ds)
+    return 8 if palette[..., :3].max() < 256 else 16
 
 
 def check_held(ds: Dataset, where: Path) -> None:
