@@ -20,10 +20,13 @@ from PIL import Image
 from torch import nn
 
 import volssl
+from tests.data.conftest import MakeSlice, SaveAll, make_slice, save_all  # noqa: F401 - fixtures
 from volssl.data import DataConfig, VolumeConfig
 from volssl.data.image_config import Colour, ImageConfig
 from volssl.data.items import Window
 from volssl.data.mixture_config import MixtureConfig
+from volssl.data.slide_config import SlideConfig
+from volssl.data.video_config import VideoConfig
 from volssl.errors import DataError
 from volssl.evaluation import encoder as encoder_file
 from volssl.evaluation.card import Card
@@ -314,7 +317,7 @@ def test_an_encoder_of_images_goes_to_work_on_other_images(pictures: Path, tmp_p
     source = card.source(str(pictures / "some.npz"), str(tmp_path / "cache"))
     assert isinstance(source, ImageConfig)
     assert (source.split, source.label_column, source.fit, source.max_bad) == ("all", 0, "crop", 0.0)
-    assert card.pictures("tiles", "").split is None
+    assert card.pictures("tiles", "").label_column is None
     with pytest.raises(DataError, match="takes 2D images"):
         card.stacks("stacks", "")
 
@@ -345,3 +348,36 @@ def test_of_several_data_sets_one_is_named(pictures: Path) -> None:
         random_encoder(unlike, 0).preprocess(pictures / "grey.png")
     assert unlike.part(1).pictures("x", "").fit == "crop"
     assert random_encoder(unlike.part(1), 0).preprocess(pictures / "grey.png").shape == (1, 16, 16)
+
+
+def test_a_tile_keeps_its_microns_per_pixel(tmp_path: Path) -> None:
+    """Of 30 x 40 pixels the middle 24 x 24 are taken, not all of them made smaller."""
+    card = flat_card(SlideConfig(root="slides", mpp=0.5), 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "tile.png")
+    Image.fromarray(pixels[3:27, 8:32]).save(tmp_path / "middle.png")
+    encoder = random_encoder(card, 0)
+    assert torch.equal(encoder.preprocess(tmp_path / "tile.png"), encoder.preprocess(tmp_path / "middle.png"))
+
+
+def test_which_items_there_are_is_not_how_they_are_prepared() -> None:
+    """Tiles and clips may be drawn otherwise; the time between the frames of a clip may not."""
+
+    def card(*parts: Any) -> Card:
+        return flat_card(MixtureConfig(parts=parts, root=""), parts[0].channels)
+
+    slides = SlideConfig(root="a"), SlideConfig(root="b", per_slide=5, tissue=0.1, stride=(8, 8))
+    assert card(*slides).preprocessing == card(*slides).part(0).data
+    videos = VideoConfig(root="a"), VideoConfig(root="b", clips="all")
+    assert card(*videos).preprocessing.name == "video"
+    for other in (SlideConfig(root="b", mpp=1.0), VideoConfig(root="b", stride=2)):
+        first = SlideConfig(root="a") if other.name == "slide" else VideoConfig(root="a", colour="luma")
+        with pytest.raises(DataError, match="prepared in different ways"):
+            _ = card(first, other).preprocessing
+
+
+def test_an_encoder_of_slices_takes_one_dicom_slice(tmp_path: Path, make_slice: MakeSlice, save_all: SaveAll) -> None:  # noqa: F811
+    """A volume of one slice has no spacing; the slice alone is a picture."""
+    card = flat_card(VolumeConfig(root="scans", slices=4, fit="resize"))
+    (path,) = save_all(tmp_path / "x", [make_slice(0.0)])
+    assert random_encoder(card, 0).preprocess(path).shape == (1, 16, 16)

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from volssl.data import Volumes
 from volssl.data.door import kind_of
+from volssl.data.header import is_dicom, read_dataset
 from volssl.data.image_config import BYTES, ImageConfig
 from volssl.data.items import Items
 from volssl.data.picture import as_picture, flat
+from volssl.data.preflight import guard
 from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
 from volssl.evaluation.card import Card
@@ -72,7 +74,7 @@ class Encoder(nn.Module):
         return whole(image[None], self.card.size)[0]
 
     def _from_path(self, path: Path) -> Tensor:
-        flat_image = self.card.dims == 2 and kind_of(path) == "images"
+        flat_image = self.card.dims == 2 and _is_flat(path)
         with TemporaryDirectory() as cache:
             config = self.card.pictures(str(path), cache) if flat_image else self.card.source(str(path), cache)
             source = config.build(self.card.region)
@@ -103,6 +105,16 @@ class Encoder(nn.Module):
                 "dims", f"an array of shape {array.shape}: {self.card.channels} channels are wanted, in front"
             )
         return MetaTensor(volume, affine=torch.eye(4, dtype=torch.float64))
+
+
+def _is_flat(path: Path) -> bool:
+    """A picture, or a DICOM file of one frame: no volume, no clip."""
+    if kind_of(path) == "images":
+        return True
+    with guard("header", path):
+        if not path.is_file() or not is_dicom(path):
+            return False
+        return int(read_dataset(path).get("NumberOfFrames") or 1) == 1
 
 
 def _picture(array: NDArray[np.generic], data: ImageConfig) -> MetaTensor:
