@@ -112,7 +112,7 @@ def test_a_palette_of_bytes_in_16_bits_is_one_of_bytes(
 ) -> None:
     """Entries up to 200 are 8 bits whatever the descriptor says; 51400 of 65535 is 200 of 255."""
     entries = np.array([0, greatest], "<u2").tobytes()
-    palette = {f"{name}PaletteColorLookupTableData": entries for name in ("Red", "Green", "Blue")}
+    palette: dict[str, Any] = {f"{name}PaletteColorLookupTableData": entries for name in ("Red", "Green", "Blue")}
     palette |= {f"{name}PaletteColorLookupTableDescriptor": [2, 0, 16] for name in ("Red", "Green", "Blue")}
     ds = radiograph(make_slice, np.array([[0, 1]], np.uint16), PhotometricInterpretation="PALETTE COLOR", **palette)
     (path,) = save_all(tmp_path / "x", [ds])
