@@ -33,7 +33,7 @@ from volssl.types import Progress
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "cass.yaml"
 CNN = {"name": "resnet", "dims": 2, "depth": 18, "stem": "small", "width": 16}
 VIT = {"name": "vit", "dims": 2, "patch": [8, 8], "size": [64, 64], "width": 96, "depth": 4, "heads": 3}
-DINO = {"name": "dino", "projector": [256, 256, 64], "prototypes": 1024, "momentum": [0.98, 0.996], "freeze": 10}
+DINO = {"name": "dino", "projector": [256, 256, 64], "prototypes": 1024, "momentum": [0.98, 0.996]}
 
 
 def load(options: argparse.Namespace, **given: Any) -> Run:
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, default=Path("../shared/data/images"))
     options = parser.parse_args(arguments)
 
-    views = {"method": DINO, "views.count": 2}
+    views = {"method": {**DINO, "freeze": min(10, options.steps // 2)}, "views.count": 2}
     if options.local:
         views["views.local"] = {"count": options.local, "size": [32, 32], "crop": [0.05, 0.4]}
     runs = {
