@@ -214,23 +214,23 @@ def _progress(console: Console, what: str) -> Iterator[Report]:
 
 def _cards(method: Method, run: Run, source: PreparedSource, step: int) -> dict[str, Card]:
     """The card of every encoder that the method keeps, by its name."""
-    backbones = zip(method.encoders, run.backbones.values(), strict=True)
-    return {name: _card(backbone, run, source, step) for name, backbone in backbones}
-
-
-def _card(backbone: BackboneConfig, run: Run, source: PreparedSource, step: int) -> Card:
     digest = hashlib.sha256("\n".join(sorted(source.fingerprints)).encode()).hexdigest()
-    return Card(
-        backbone=backbone,
-        channels=run.data.channels,
-        region=run.region,
-        size=run.views.size,
-        data=run.data,
-        method=run.method.name,
-        step=step,
-        seed=run.seed,
-        fingerprint=Fingerprint(digest=digest, count=len(source)),
-    )
+    fingerprint = Fingerprint(digest=digest, count=len(source))
+
+    def card(backbone: BackboneConfig) -> Card:
+        return Card(
+            backbone=backbone,
+            channels=run.data.channels,
+            region=run.region,
+            size=run.views.size,
+            data=run.data,
+            method=run.method.name,
+            step=step,
+            seed=run.seed,
+            fingerprint=fingerprint,
+        )
+
+    return {name: card(one) for name, one in zip(method.encoders, run.backbones.values(), strict=True)}
 
 
 def _save(method: Method, run: Run, source: PreparedSource, folder: Path) -> dict[str, Encoder]:

@@ -42,7 +42,7 @@ def test_loss_by_hand(redundancy: float) -> None:
     negative. Correlations: 1 and -1 with the first, 0 and 0 with the second: C = (1 -1; 0 0), so the diagonal costs
     0 + 1 and the rest ``redundancy`` times 1."""
     method = build(redundancy=redundancy)
-    method.projector = nn.Identity()  # type: ignore[assignment]
+    method.projector = nn.Identity()
     one, two = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([1.0, 1.0, -1.0, -1.0])
     z = {"0": torch.stack([one, two], 1).double(), "1": torch.stack([one, -one], 1).double()}
     assert method.loss(z, {}, AT).total.item() == pytest.approx(1 + redundancy, rel=1e-4)

@@ -43,7 +43,7 @@ def test_loss_by_hand() -> None:
     logit 2, the two negatives 0, so every term is log(1 + 2 / e^2) = 0.2395."""
     method = build(0.5)
     assert isinstance(method, SimCLR)
-    method.projector = nn.Identity()  # type: ignore[assignment]
+    method.projector = nn.Identity()
     loss = method.loss({"0": torch.eye(2), "1": torch.eye(2)}, {}, AT).total.item()
     assert loss == pytest.approx(math.log(1 + 2 / math.e**2))
     assert loss == pytest.approx(0.2395, abs=1e-4)

@@ -201,7 +201,7 @@ def test_the_prototypes_in_use_by_hand() -> None:
     """Prototypes on the three axes, a tiny epsilon and one iteration: of two samples, the first is nearer to axes 0
     and 1 and gets the code (1/2 1/2 0), the second (0 0 1). Shares 1/4, 1/4, 1/2: 1 / (1/16 + 1/16 + 1/4) = 8/3."""
     method = build(prototypes=3, epsilon=0.001, iterations=1)
-    method.projector = nn.Identity()  # type: ignore[assignment]
+    method.projector = nn.Identity()
     method.prototypes.weight.data = torch.eye(3, dtype=torch.float64)
     z = torch.tensor([[1.0, 1.0, 0.1], [0.1, 0.1, 1.0]], dtype=torch.float64)
     assert method.loss({"0": z, "1": z}, {}, AT).metrics["prototypes_used"].item() == pytest.approx(8 / 3)

@@ -42,7 +42,7 @@ def test_loss_by_hand() -> None:
     Variance of a: deviations sqrt(2 + 1e-4), past 1, and sqrt(1/2 + 1e-4); of b, constant, 1 - 0.01 twice; both
     added. Covariance: 1 of a, 0 of b. Weights 2, 3, 5."""
     method = build(invariance=2.0, variance=3.0, covariance=5.0)
-    method.projector = nn.Identity()  # type: ignore[assignment]
+    method.projector = nn.Identity()
     z = {"0": torch.tensor([[0.0, 0.0], [2.0, 1.0]]), "1": torch.tensor([[0.0, 1.0], [0.0, 1.0]])}
     loss = method.loss(z, {}, AT)
     spread = (1 - math.sqrt(0.5 + 1e-4)) / 2 + 0.99

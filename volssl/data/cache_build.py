@@ -9,12 +9,12 @@ from pathlib import Path
 from torch import Tensor
 
 from volssl.data.cache import Cached, CachedSource
-from volssl.data.cache_file import Spacing, make_room, touch
+from volssl.data.cache_file import Spacing, make_folder, make_room, touch
 from volssl.data.cache_work import Made, Outcome, Task, done, run
 from volssl.data.fingerprint import Memory, stamp
 from volssl.data.items import Items, Report, Size
 from volssl.data.recipe import Entry, Read, Recipe
-from volssl.errors import DataError, RunError
+from volssl.errors import DataError
 
 LISTED = 10  # unreadable items that the error names
 ROOM_EVERY = 100  # items made between two looks at the ceiling
@@ -43,11 +43,7 @@ def build_cache(
     """
     recipe = Recipe(read, config, region)
     entries = sorted(entries, key=lambda entry: entry.id)
-    folder = Path(config.cache)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"data.cache: {folder} cannot be made ({error.strerror}): name another folder") from error
+    folder = make_folder(config.cache)
     outcomes = _make_all(entries, recipe, folder, workers, report or _silent)
     good = [(e, made) for e, made in zip(entries, outcomes, strict=True) if isinstance(made, Made)]
     left_out = [*bad, *(outcome for outcome in outcomes if isinstance(outcome, DataError))]

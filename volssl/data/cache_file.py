@@ -27,6 +27,20 @@ class DamagedError(Exception):
     """A cache file that is not what was written."""
 
 
+def make_folder(path: str) -> Path:
+    """The cache's folder, made where it is not there.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"data.cache: {folder} cannot be made ({error.strerror}): name another folder") from error
+    return folder
+
+
 def store(path: Path, image: Tensor, spacing: Spacing) -> None:
     """Write an item so that the file is there whole or not at all, whoever else writes it or reads it.
 

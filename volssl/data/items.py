@@ -59,14 +59,30 @@ Fit = Literal["crop", "resize"]
 WORDS = {2: "rows, columns", 3: "slices, rows, columns"}
 
 
-class PreparedSource(Source, Protocol):
+class DrawnSource(Source, Protocol):
+    """A source that says how its items are drawn.
+
+    parts: the sizes of the runs of items that are drawn apart, in order; one where all items are drawn alike.
+    weights: how often each part is drawn. label_sets: the sizes of the runs of items whose labels are a set of
+    their own (``Item.part``).
+    """
+
+    @property
+    def parts(self) -> Sequence[int]: ...
+
+    @property
+    def weights(self) -> Sequence[int]: ...
+
+    @property
+    def label_sets(self) -> Sequence[int]: ...
+
+
+class PreparedSource(DrawnSource, Protocol):
     """A source whose items are known, readable and of one shape; ``build`` of every configuration returns one.
 
     ids: what messages call the items. labels: class indices, -1 = unknown. fingerprints: SHA-256 of what each
-    item is made from. parts: the sizes of the runs of items that are drawn apart, in order; one where all items
-    are drawn alike. weights: how often each part is drawn. label_sets: the sizes of the runs of items whose
-    labels are a set of their own (``Item.part``). channels, region: the shape of an item. bad: why each item that
-    is left out is left out. It pickles, to go to loader processes.
+    item is made from. channels, region: the shape of an item. bad: why each item that is left out is left out. It
+    pickles, to go to loader processes.
     """
 
     @property
@@ -77,15 +93,6 @@ class PreparedSource(Source, Protocol):
 
     @property
     def fingerprints(self) -> Sequence[str]: ...
-
-    @property
-    def parts(self) -> Sequence[int]: ...
-
-    @property
-    def weights(self) -> Sequence[int]: ...
-
-    @property
-    def label_sets(self) -> Sequence[int]: ...
 
     @property
     def channels(self) -> int: ...

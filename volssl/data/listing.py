@@ -9,7 +9,7 @@ from pathlib import Path
 
 from volssl.data.door import Found, Kind, find
 from volssl.data.preflight import guard
-from volssl.data.table import classes, is_table, rows
+from volssl.data.table import is_table, rows
 from volssl.errors import DataError
 
 Finder = Callable[[Path], tuple[list[Found], list[DataError]]]
@@ -55,7 +55,6 @@ def listing_by(root: str, finder: Finder, split: str | None = None) -> tuple[lis
 
 
 def _tabled(path: Path, finder: Finder, split: str | None) -> tuple[list[Listed], list[DataError]]:
-    numbers = classes(row.label for row in rows(path, "all"))
     listed: list[Listed] = []
     bad: list[DataError] = []
     rows_of: dict[Path, str] = {}
@@ -65,7 +64,7 @@ def _tabled(path: Path, finder: Finder, split: str | None) -> tuple[list[Listed]
         except DataError as error:
             found, errors = [], [error]
         _only_once(found, row.path, rows_of, path)
-        listed += [Listed(one, numbers[row.label]) for one in found]
+        listed += [Listed(one, row.label) for one in found]
         bad += errors
     return listed, bad
 

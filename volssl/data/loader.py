@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,20 +15,10 @@ from volssl.data.stream import Draw, Stream
 from volssl.errors import ConfigError, RunError, UserError
 from volssl.types import Samples, Source
 
+if TYPE_CHECKING:
+    from volssl.data.items import DrawnSource
+
 POLL = 5.0  # seconds between two looks at whether the workers live: they are no children, no signal tells
-
-
-class DrawnSource(Source, Protocol):
-    """A source that says how its items are drawn: ``volssl.data.items.PreparedSource`` says what each is."""
-
-    @property
-    def parts(self) -> Sequence[int]: ...
-
-    @property
-    def weights(self) -> Sequence[int]: ...
-
-    @property
-    def label_sets(self) -> Sequence[int]: ...
 
 
 class Loader:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from volssl.data.cache_file import DamagedError, Spacing, fetch, store
+from volssl.data.cache_file import DamagedError, Spacing, fetch, make_folder, store
 from volssl.data.cache_work import run
 from volssl.data.door import Found, Kind, walk
 from volssl.data.fingerprint import Stamp, stamp
 from volssl.data.items import Report
 from volssl.data.preflight import guard
-from volssl.errors import DataError, RunError
+from volssl.errors import DataError
 
 SUFFIX = ".seen"  # not an item: a few numbers, which no ceiling deletes
 Look = Callable[[Found], tuple[Tensor, Spacing]]
@@ -71,11 +71,7 @@ def survey(
     Raises:
         RunError: the folder cannot be written.
     """
-    folder = Path(cache)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"data.cache: {folder} cannot be made ({error.strerror}): name another folder") from error
+    folder = make_folder(cache)
     seen: dict[int, Seen | DataError] = {}
     tasks: dict[int, _Task] = {}
     for i, one in enumerate(found):

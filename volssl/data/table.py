@@ -15,10 +15,13 @@ UNKNOWN = ("", "na", "nan")  # beside numbers below zero
 
 @dataclass(frozen=True)
 class Row:
-    """path: of a file or folder, relative to the table, in its simplest form. label: as written."""
+    """path: of a file or folder, relative to the table, in its simplest form.
+
+    label: the index of its class among those of all splits, as ``classes`` says.
+    """
 
     path: str
-    label: str
+    label: int
     split: str = ""
 
 
@@ -88,7 +91,9 @@ def _read(table: Path) -> tuple[list[Row], bool]:
         raise DataError("labels", f"is no table in UTF-8 ({error})", str(table)) from error
     if nameless := [i for i, (path, *_) in enumerate(found, start=1) if not path]:
         raise DataError("labels", f"row {nameless[0]} names no path", str(table))
-    return [Row(PurePosixPath(path).as_posix(), label, split) for path, label, split in found], "split" in columns
+    index = classes(label for _, label, _ in found)
+    rows = [Row(PurePosixPath(path).as_posix(), index[label], split) for path, label, split in found]
+    return rows, "split" in columns
 
 
 def _repeated(names: Iterable[str]) -> Iterator[str]:

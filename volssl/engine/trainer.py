@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from volssl.data.loader import DrawnSource
+from volssl.data.items import DrawnSource
 from volssl.engine.chunks import SHARE, Chunks, Views, memory
 from volssl.engine.distributed import Group
 from volssl.engine.optim import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from volssl.models import BackboneConfig, ViTConfig
+from volssl.models import BackboneConfig, HeadNorm, ViTConfig
 from volssl.schema import Schema
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(gt=0.0, le=10.0)]
-HeadNorm = Literal["batch", "layer", "none"]
 MANY = 64
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from volssl.models.norm import commit_statistics
+from volssl.models.heads import Branch
+from volssl.models.norm import commit_statistics, defer_statistics
 from volssl.types import Batch, Features, Loss, Progress
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Method(nn.Module, ABC):
 
         The collapse gauges look at the first view of each.
         """
-        return {next(iter(self.encoders)): [x for name, x in z.items() if name.isdecimal()]}
+        return {next(iter(self.encoders)): list(global_views(z).values())}
 
     @abstractmethod
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:
@@ -60,6 +62,59 @@ class Method(nn.Module, ABC):
     def after_step(self, stats: dict[str, Tensor], at: Progress) -> None:
         """Everything that moves once per optimiser step, after the optimiser. Overrides call this first."""
         commit_statistics(self)
+
+
+class JointEmbedding(Method):
+    """One encoder and one projector for all views; what is particular to a method is its loss on their embeddings."""
+
+    def __init__(self, encoder: nn.Module, projector: nn.Module, *, coupled: bool) -> None:
+        super().__init__()
+        self.encoder, self.projector, self.coupled = encoder, projector, coupled
+        defer_statistics(self)
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder}
+
+    def encode(self, batch: Batch) -> Tensors:
+        return pooled(self.encoder, batch.views)
+
+
+class StudentTeacher(Method):
+    """A student looks at all views, a slow copy of it at the global ones.
+
+    The teacher is a deep copy that moves only in ``after_step``, parameters and BatchNorm's running statistics
+    alike: statistics that lag as the weights do belong to them. In training it normalises, as the student does, with
+    the statistics of the group at hand.
+
+    Args:
+        momentum: of the teacher, at the first step and towards the last, along a half cosine.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, projector: nn.Module, *, momentum: tuple[float, float], coupled: bool
+    ) -> None:
+        super().__init__()
+        self.student = Branch(encoder, projector)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.momentum, self.coupled = momentum, coupled
+        defer_statistics(self)
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        return {"encoder": self.student.encoder}
+
+    def encode(self, batch: Batch) -> Tensors:
+        return pooled(self.student.encoder, batch.views)
+
+    @torch.no_grad()
+    def target(self, batch: Batch) -> Tensors:
+        return pooled(self.teacher.encoder, global_views(batch.views))
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor], at: Progress) -> None:
+        super().after_step(stats, at)
+        follow(self.teacher, self.student, half_cosine(self.momentum, at))
 
 
 def pooled(encoder: nn.Module, views: Tensors) -> Tensors:

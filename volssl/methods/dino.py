@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +9,9 @@ from torch import Tensor, nn
 
 from volssl.losses.assignment import distillation
 from volssl.methods import DINOConfig
-from volssl.methods.base import Method, follow, global_views, half_cosine, pooled
-from volssl.models.heads import MLP, Branch, Prototypes
-from volssl.models.norm import defer_statistics
-from volssl.types import Batch, Loss, Progress
+from volssl.methods.base import StudentTeacher, half_cosine
+from volssl.models.heads import MLP, Prototypes
+from volssl.types import Loss, Progress
 
 if TYPE_CHECKING:
     from volssl.models import Backbone
@@ -33,7 +31,7 @@ class Head(nn.Module):
         return out
 
 
-class DINO(Method):
+class DINO(StudentTeacher):
     """Algorithm 1: the teacher looks at the global views, the student at all.
 
     The centre is that of the steps before, so no item depends on another, and the mean over a chunk is a part of
@@ -43,24 +41,10 @@ class DINO(Method):
     centre: Tensor
 
     def __init__(self, config: DINOConfig, encoder: Backbone) -> None:
-        super().__init__()
-        self.student = Branch(encoder, Head(config, encoder.width))
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        head = Head(config, encoder.width)
+        super().__init__(encoder, head, momentum=config.momentum, coupled=config.coupled)
         self.config = config
-        self.coupled = config.coupled
         self.register_buffer("centre", torch.zeros(config.prototypes))
-        defer_statistics(self)
-
-    @property
-    def encoders(self) -> dict[str, nn.Module]:
-        return {"encoder": self.student.encoder}
-
-    def encode(self, batch: Batch) -> Tensors:
-        return pooled(self.student.encoder, batch.views)
-
-    @torch.no_grad()
-    def target(self, batch: Batch) -> Tensors:
-        return pooled(self.teacher.encoder, global_views(batch.views))
 
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:
         config, frozen = self.config, at.step < self.config.freeze
@@ -74,7 +58,7 @@ class DINO(Method):
             student_temperature=config.temperature,
             teacher_temperature=sharp,
         )
-        metrics = {"momentum": half_cosine(config.momentum, at), "teacher_temperature": sharp}
+        metrics = {"momentum": half_cosine(self.momentum, at), "teacher_temperature": sharp}
         return Loss(
             total,
             metrics={name: torch.tensor(value) for name, value in metrics.items()},
@@ -84,7 +68,6 @@ class DINO(Method):
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor], at: Progress) -> None:
         super().after_step(stats, at)
-        follow(self.teacher, self.student, half_cosine(self.config.momentum, at))
         self.centre.lerp_(stats["centre"].to(self.centre), 1 - self.config.centre_momentum)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from volssl.losses.assignment import sinkhorn, swapped_prediction
 from volssl.methods import SwAVConfig
-from volssl.methods.base import Method, pooled
+from volssl.methods.base import JointEmbedding
 from volssl.models.heads import MLP, Prototypes
-from volssl.models.norm import defer_statistics
-from volssl.types import Batch, Loss, Progress
+from volssl.types import Loss, Progress
 
 if TYPE_CHECKING:
     from volssl.models import Backbone
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 CODED = ("0", "1")  # the views that get codes, as in the released code
 
 
-class SwAV(Method):
+class SwAV(JointEmbedding):
     """Equation 2: every view predicts the codes of the first two.
 
     The codes come from the whole effective batch, beside the rows of the queue: the unit embeddings of earlier
@@ -34,22 +33,12 @@ class SwAV(Method):
     queued: Tensor
 
     def __init__(self, config: SwAVConfig, encoder: Backbone) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projector = MLP(encoder.width, *config.projector, norm=config.head_norm)
+        projector = MLP(encoder.width, *config.projector, norm=config.head_norm)
+        super().__init__(encoder, projector, coupled=config.coupled)
         self.prototypes = Prototypes(config.projector[-1], config.prototypes)
         self.config = config
-        self.coupled = config.coupled
         self.register_buffer("queue", torch.zeros(len(CODED), config.queue, config.projector[-1]))
         self.register_buffer("queued", torch.zeros((), dtype=torch.int64))
-        defer_statistics(self)
-
-    @property
-    def encoders(self) -> dict[str, nn.Module]:
-        return {"encoder": self.encoder}
-
-    def encode(self, batch: Batch) -> Tensors:
-        return pooled(self.encoder, batch.views)
 
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:
         embedding = {name: F.normalize(self.projector(x), dim=1) for name, x in z.items()}

@@ -4,37 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from volssl.losses.decorrelation import covariance, invariance, variance
 from volssl.methods import VICRegConfig
-from volssl.methods.base import Method, pooled
+from volssl.methods.base import JointEmbedding
 from volssl.models.heads import MLP
-from volssl.models.norm import defer_statistics
-from volssl.types import Batch, Loss, Progress
+from volssl.types import Loss, Progress
 
 if TYPE_CHECKING:
     from volssl.models import Backbone
     from volssl.types import Tensors
 
 
-class VICReg(Method):
+class VICReg(JointEmbedding):
     """Equation 6 between the views "0" and "1", with the variance and covariance terms of both added."""
 
     def __init__(self, config: VICRegConfig, encoder: Backbone) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projector = MLP(encoder.width, *config.projector, norm=config.head_norm)
+        projector = MLP(encoder.width, *config.projector, norm=config.head_norm)
+        super().__init__(encoder, projector, coupled=config.coupled)
         self.config = config
-        self.coupled = config.coupled
-        defer_statistics(self)
-
-    @property
-    def encoders(self) -> dict[str, nn.Module]:
-        return {"encoder": self.encoder}
-
-    def encode(self, batch: Batch) -> Tensors:
-        return pooled(self.encoder, batch.views)
 
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:
         a, b = (self.projector(z[name]) for name in ("0", "1"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Backbone: TypeAlias = ResNet | ViT | Timm
 
 Positive = Annotated[int, Field(ge=1)]
+HeadNorm = Literal["batch", "layer", "none"]
 
 
 class ResNetConfig(Schema):

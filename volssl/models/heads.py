@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from volssl.models import HeadNorm
 from volssl.models.norm import BatchNorm
-
-HeadNorm = Literal["batch", "layer", "none"]
 
 
 class MLP(nn.Sequential):
