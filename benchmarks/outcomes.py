@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from volssl.evaluation.probe import Scores
-from volssl.evaluation.statistics import Floats
+from volssl.evaluation.target import Floats
 
 Line = dict[str, Any]
 

@@ -35,8 +35,9 @@ from volssl.evaluation.encoder import CARD, Encoder, load_encoder, random_encode
 from volssl.evaluation.features import extract
 from volssl.evaluation.linear import linear_probe
 from volssl.evaluation.probe import Scores, Worth, cross_fit, measure
-from volssl.evaluation.splits import Groups, folds, subset
-from volssl.evaluation.statistics import Estimate, Floats, Ints
+from volssl.evaluation.splits import folds, subset
+from volssl.evaluation.statistics import Estimate
+from volssl.evaluation.target import Floats, Groups, Ints
 from volssl.run import ENCODER, train
 
 ALL, TENTH = "all labels", "10 % of the labels"

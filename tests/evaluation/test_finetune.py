@@ -12,7 +12,8 @@ from volssl.evaluation.card import Card
 from volssl.evaluation.encoder import Encoder, random_encoder
 from volssl.evaluation.finetune import Classifier, Recipe, batches, finetune, positive_weight
 from volssl.evaluation.splits import folds
-from volssl.evaluation.statistics import Floats, Ints, auc
+from volssl.evaluation.statistics import auc
+from volssl.evaluation.target import Floats, Ints
 from volssl.types import Item
 
 Y = (np.arange(24) % 3 == 0).astype(np.int64)

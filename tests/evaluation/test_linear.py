@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from volssl.evaluation.linear import STRENGTHS, linear_probe
-from volssl.evaluation.statistics import Floats, Ints
+from volssl.evaluation.target import Floats, Ints
 
 
 def planted(n: int, width: int, strength: float, seed: int) -> tuple[Floats, Ints]:

@@ -11,7 +11,8 @@ from sklearn.preprocessing import StandardScaler
 
 from volssl.evaluation.linear import linear_probe
 from volssl.evaluation.probe import Scores, cross_fit, measure, probe
-from volssl.evaluation.statistics import CLASS_METRICS, Floats, Ints
+from volssl.evaluation.statistics import CLASS_METRICS
+from volssl.evaluation.target import Floats, Ints
 
 TWO, THREE = (0, 1), (0, 1, 2)
 

@@ -11,8 +11,6 @@ from volssl.evaluation.statistics import (
     CLASS_METRICS,
     METRICS,
     Estimate,
-    Floats,
-    Ints,
     auc,
     auc_within,
     binary_metrics,
@@ -23,6 +21,7 @@ from volssl.evaluation.statistics import (
     one_vs_rest_auc,
     youden,
 )
+from volssl.evaluation.target import Floats, Ints
 
 
 def delong(y: Ints, score: Floats) -> tuple[float, tuple[float, float]]:

@@ -27,18 +27,9 @@ from volssl.evaluation.finetune import Recipe, finetune
 from volssl.evaluation.linear import linear_probe
 from volssl.evaluation.mrnet import SPLITS, Rows, is_synthetic, names_patients
 from volssl.evaluation.results import COMBINED, Difference, Results, Row
-from volssl.evaluation.splits import Groups, subset
-from volssl.evaluation.statistics import (
-    METRICS,
-    Floats,
-    Ints,
-    Resamples,
-    binary_metrics,
-    bootstrap,
-    estimate,
-    in_words,
-    youden,
-)
+from volssl.evaluation.splits import subset
+from volssl.evaluation.statistics import METRICS, Resamples, binary_metrics, bootstrap, estimate, in_words, youden
+from volssl.evaluation.target import Floats, Groups, Ints
 from volssl.models.weights import load_kinetics_r3d18
 from volssl.types import Features
 

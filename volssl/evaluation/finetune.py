@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from volssl.evaluation.encoder import Encoder
-from volssl.evaluation.splits import Groups, folds
-from volssl.evaluation.statistics import Floats, Ints
+from volssl.evaluation.splits import folds
+from volssl.evaluation.target import Floats, Groups, Ints
 from volssl.models.norm import defer_statistics
 from volssl.types import Source
 from volssl.views import ViewsConfig

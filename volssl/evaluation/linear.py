@@ -12,8 +12,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from volssl.evaluation.splits import Groups, folds
-from volssl.evaluation.statistics import Floats, Ints, one_vs_rest_auc
+from volssl.evaluation.splits import folds
+from volssl.evaluation.statistics import one_vs_rest_auc
+from volssl.evaluation.target import Floats, Groups, Ints
 
 STRENGTHS = tuple(10.0**e for e in range(-5, 2))  # of C, strongest regularisation first
 FOLDS = 5

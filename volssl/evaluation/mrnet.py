@@ -11,8 +11,8 @@ import numpy as np
 from volssl.data.items import Report
 from volssl.errors import DataError
 from volssl.evaluation.card import Card
-from volssl.evaluation.splits import LEAST, Groups
-from volssl.evaluation.statistics import Ints
+from volssl.evaluation.splits import LEAST
+from volssl.evaluation.target import Groups, Ints
 from volssl.types import Item, Source
 
 SPLITS = ("train", "valid")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from volssl.evaluation.linear import FOLDS, linear_probe
-from volssl.evaluation.splits import Groups, folds
-from volssl.evaluation.statistics import CLASS_METRICS, Estimate, Floats, Ints, bootstrap, class_metrics, estimate
+from volssl.evaluation.splits import folds
+from volssl.evaluation.statistics import CLASS_METRICS, Estimate, bootstrap, class_metrics, estimate
+from volssl.evaluation.target import Floats, Groups, Ints
 
 
 @dataclass(frozen=True, slots=True)

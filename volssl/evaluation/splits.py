@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from volssl.evaluation.statistics import Ints
+from volssl.evaluation.target import Groups, Ints
 
-Groups = NDArray[np.generic]
 LEAST = 2  # patients per class: with one, no fold could hold a class out and still train on it
 
 

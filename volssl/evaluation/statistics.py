@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from volssl.evaluation.target import Floats, Ints
+
 METRICS = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "kappa")
 CLASS_METRICS = ("auc", "accuracy", "balanced_accuracy")
 
