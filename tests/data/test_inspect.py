@@ -52,7 +52,7 @@ def test_geometry_by_hand() -> None:
     assert where.matrix == (2, 3, 4)
     assert where.spacing == (5.0, 2.0, 1.0)
     assert f"{where.orientation} {where.plane} {where.tilt:g}" == "SPL axial 0"
-    np.testing.assert_allclose(where.bounds, [[6.5, 10.5], [15, 21], [27.5, 37.5]])
+    np.testing.assert_allclose(where.bounds, [[6.5, 10.5], [15.0, 21.0], [27.5, 37.5]])
 
 
 @pytest.mark.parametrize("degrees", [0.0, 10.0, 44.0])
