@@ -7,18 +7,16 @@ import pytest
 from scipy.stats import norm
 from sklearn import metrics as sk
 
+from volssl.evaluation.ranking import auc
 from volssl.evaluation.statistics import (
     CLASS_METRICS,
     METRICS,
     Estimate,
-    auc,
-    auc_within,
     binary_metrics,
     bootstrap,
     class_metrics,
     estimate,
     in_words,
-    one_vs_rest_auc,
     youden,
 )
 from volssl.evaluation.target import Floats, Ints
@@ -122,28 +120,6 @@ def test_a_class_of_no_weight_makes_the_mean_undefined() -> None:
     assert np.isnan(got["auc"][0])
     assert np.isnan(got["balanced_accuracy"][0])
     assert got["accuracy"][0] == pytest.approx(2 / 3)
-
-
-def test_auc_within_folds_counts_pairs_of_one_model() -> None:
-    """Against loops over pairs, with ties and weights; a fold of one class has no pair, and offsets are nothing."""
-    rng = np.random.default_rng(0)
-    y, fold = rng.integers(0, 2, 30), rng.integers(0, 4, 30)
-    y[fold == 3] = 1
-    score, weight = np.round(rng.normal(size=30), 1), rng.integers(0, 3, (5, 30)).astype(float)
-    for r, w in enumerate(weight):
-        won = total = 0.0
-        for i in np.flatnonzero(y == 1):
-            for j in np.flatnonzero((y == 0) & (fold == fold[i])):
-                won += w[i] * w[j] * ((score[i] > score[j]) + (score[i] == score[j]) / 2)
-                total += w[i] * w[j]
-        assert auc_within(y, score, weight, fold)[r] == pytest.approx(won / total)
-    moved = score + 10.0 * fold
-    np.testing.assert_array_equal(auc_within(y, moved, weight, fold), auc_within(y, score, weight, fold))
-    assert auc(y, moved, weight)[0] != pytest.approx(auc(y, score, weight)[0])  # the control: ranked together
-    one_model = auc_within(y, score, weight, np.zeros(30, dtype=np.int64))
-    np.testing.assert_allclose(one_model, auc(y, score, weight))
-    three = np.column_stack([-score, score, rng.normal(size=30)])
-    np.testing.assert_array_equal(one_vs_rest_auc(y, three, weight, fold)[1], auc_within(y, score, weight, fold))
 
 
 def test_resamples_hold_every_class() -> None:

@@ -7,14 +7,19 @@ a time; the tests hold these against them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from volssl.evaluation.target import Floats, Ints
+from volssl.errors import DataError
+from volssl.evaluation.ranking import auc, one_vs_rest_auc, ratio
+from volssl.evaluation.target import Floats, Groups, Ints, Target
 
+ROUNDS = 1000  # of redrawing: by then, one resample in a hundred is usable at best
 METRICS = ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "kappa")
 CLASS_METRICS = ("auc", "accuracy", "balanced_accuracy")
 
@@ -37,7 +42,7 @@ class Estimate:
     sd: float = 0.0
 
 
-def bootstrap(y: Ints, groups: NDArray[np.generic], n: int, seed: int) -> Resamples:
+def bootstrap(y: Ints, groups: Groups, n: int, seed: int) -> Resamples:
     """Draw ``n`` resamples of whole groups (patients) with replacement, as many groups as there are.
 
     Not stratified: the share of positives varies as it would in another cohort, and PPV and NPV with it. A
@@ -49,37 +54,58 @@ def bootstrap(y: Ints, groups: NDArray[np.generic], n: int, seed: int) -> Resamp
 
     Raises:
         ValueError: y holds one class only.
+        DataError: a class is so rare that resamples hardly ever hold all.
     """
     of_class = np.unique(y)[:, None] == y
     if len(of_class) < 2:
         raise ValueError("y must hold both classes, or all of several")
+    return _draw(groups, n, seed, lambda weight: (weight @ of_class.T == 0).any(axis=1))
+
+
+def bootstrap_target(target: Target, groups: Groups, n: int, seed: int) -> Resamples:
+    """As ``bootstrap``, for a target of any kind.
+
+    Drawn again is a resample that lacks a class, in which no label is both present and absent, or in which a number
+    is everywhere the same.
+
+    Raises:
+        ValueError: so it is in the sample itself.
+        DataError: as ``bootstrap``.
+    """
+    if target.kind == "classes":
+        return bootstrap(target.values, groups, n, seed)
+    useless = _no_label_varies if target.kind == "labels" else _one_number
+    if useless(target.values, np.ones((1, len(target))))[0]:
+        raise ValueError(f"{', '.join(target.names)}: nothing varies")
+    return _draw(groups, n, seed, lambda weight: useless(target.values, weight))
+
+
+def _no_label_varies(values: NDArray[Any], weight: Floats) -> NDArray[np.bool_]:
+    one_sided: NDArray[np.bool_] = ((weight @ (values == 1) == 0) | (weight @ (values == 0) == 0)).all(axis=1)
+    return one_sided
+
+
+def _one_number(values: NDArray[Any], weight: Floats) -> NDArray[np.bool_]:
+    drawn = weight > 0
+    least, most = np.where(drawn, values, np.inf).min(axis=1), np.where(drawn, values, -np.inf).max(axis=1)
+    same: NDArray[np.bool_] = least == most
+    return same
+
+
+def _draw(groups: Groups, n: int, seed: int, useless: Callable[[Floats], NDArray[np.bool_]]) -> Resamples:
+    """Weights lie in memory exam by exam, which is how metrics go through them."""
     names, member = np.unique(groups, return_inverse=True)
     rng, share = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
-    weight = rng.multinomial(len(names), share, size=n)[:, member].astype(np.float64)
-    redrawn = 0
-    while len(bad := np.flatnonzero((weight @ of_class.T == 0).any(axis=1))):
+    weight = np.ones((n + 1, len(groups)), order="F")
+    redrawn, bad = 0, np.arange(1, n + 1)
+    weight[bad] = rng.multinomial(len(names), share, size=n)[:, member]
+    for _ in range(ROUNDS):
+        bad = bad[useless(weight[bad])]
+        if not len(bad):
+            return Resamples(weight, redrawn)
         redrawn += len(bad)
         weight[bad] = rng.multinomial(len(names), share, size=len(bad))[:, member]
-    return Resamples(np.vstack([np.ones(len(y)), weight]), redrawn)
-
-
-def auc(y: Ints, score: Floats, weight: Floats) -> Floats:
-    """Area under the ROC curve of each resample: P(positive > negative) + P(equal) / 2.
-
-    Args:
-        y: (N,) 0 or 1. score: (N,), higher means positive. weight: (R, N).
-
-    Returns:
-        (R,), NaN where a class has no weight.
-    """
-    if not np.isfinite(score).all():
-        raise ValueError("scores must be finite")
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))  # each run of equal scores is one step of the curve
-    positive = np.add.reduceat((weight * y)[:, order], starts, axis=1)
-    negative = np.add.reduceat((weight * (1 - y))[:, order], starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative
-    return _ratio((positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1))
+    raise DataError("labels", f"{len(names)} patients are too few to resample: hardly a resample holds every class")
 
 
 def binary_metrics(y: Ints, score: Floats, threshold: float, weight: Floats) -> dict[str, Floats]:
@@ -94,54 +120,57 @@ def binary_metrics(y: Ints, score: Floats, threshold: float, weight: Floats) -> 
     called = score >= threshold
     tp, fp = weight @ (called & (y == 1)), weight @ (called & (y == 0))
     fn, tn = weight @ (~called & (y == 1)), weight @ (~called & (y == 0))
-    total = tp + fp + fn + tn
-    agreed = (tp + tn) / total
-    by_chance = ((tp + fp) * (tp + fn) + (fn + tn) * (fp + tn)) / total**2
     return {
         "auc": auc(y, score, weight),
-        "accuracy": agreed,
-        "sensitivity": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
-        "ppv": _ratio(tp, tp + fp),
-        "npv": _ratio(tn, tn + fn),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "kappa": _ratio(agreed - by_chance, 1 - by_chance),
+        "accuracy": (tp + tn) / (tp + fp + fn + tn),
+        "sensitivity": ratio(tp, tp + fn),
+        "specificity": ratio(tn, tn + fp),
+        "ppv": ratio(tp, tp + fp),
+        "npv": ratio(tn, tn + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "kappa": kappa(y, called.astype(np.int64), weight),
     }
 
 
-def auc_within(y: Ints, score: Floats, weight: Floats, fold: Ints) -> Floats:
-    """AUC over the pairs of rows that one model has scored, where each fold of a cross-fit has its own model.
+def agreement(y: Ints, called: Ints, weight: Floats) -> dict[str, Floats]:
+    """How the classes called agree with the true ones.
 
-    Scores of different models have no common scale, so ranking them together mixes their offsets into the
-    result (Forman and Scholz 2010). Every pair counts once: large folds count for more.
-
-    Args:
-        y: (N,) 0 or 1. score: (N,). weight: (R, N). fold: (N,).
-
-    Returns:
-        (R,), NaN where no fold has weight on both sides.
-    """
-    parts = [np.flatnonzero(fold == f) for f in np.unique(fold)]
-    areas = np.stack([auc(y[p], score[p], weight[:, p]) for p in parts])
-    pairs = np.stack([(weight[:, p] @ y[p]) * (weight[:, p] @ (1 - y[p])) for p in parts])
-    return _ratio(np.where(pairs > 0, areas * pairs, 0.0).sum(axis=0), pairs.sum(axis=0))
-
-
-def one_vs_rest_auc(y: Ints, score: Floats, weight: Floats, fold: Ints | None = None) -> Floats:
-    """Each class's AUC against all others together, of each resample.
+    balanced_accuracy: mean over classes of the share of each that is called it. f1: mean over classes of ``f1_scores``.
+    kappa: Cohen's, weighted by the squared distance between classes (Cohen 1968), so their order counts; for two
+    classes it is the plain one. Means are over the classes that y holds.
 
     Args:
-        y: (N,) 0..K-1. score: (N, K), column k higher for class k; or (N,) for K = 2, higher for class 1.
-        weight: (R, N). fold: (N,) which model scored a row, see ``auc_within``; one model where absent.
+        y, called: (N,) 0..K-1. weight: (R, N).
 
     Returns:
-        (K, R), or (1, R) for K = 2; NaN where the class or all others have no weight. Without folds, the mean
-        over K is scikit-learn's ``roc_auc_score(multi_class="ovr")``.
+        name -> (R,); NaN where a class has no weight, except accuracy, and kappa where all rows are one class.
     """
-    sides = [(y, score)] if score.ndim == 1 else [((y == k).astype(np.int64), s) for k, s in enumerate(score.T)]
-    if fold is None:
-        return np.stack([auc(one, s, weight) for one, s in sides])
-    return np.stack([auc_within(one, s, weight, fold) for one, s in sides])
+    right = called == y
+    of_class = np.unique(y)[:, None] == y
+    return {
+        "accuracy": ratio(weight @ right, weight.sum(axis=1)),
+        "balanced_accuracy": ratio(weight @ (of_class & right).T, weight @ of_class.T).mean(axis=1),
+        "f1": f1_scores(y, called, weight).mean(axis=1),
+        "kappa": kappa(y, called, weight),
+    }
+
+
+def f1_scores(y: Ints, called: Ints, weight: Floats) -> Floats:
+    """(R, classes) 2 TP / (2 TP + FP + FN) of each class that y holds, in their order; NaN where it has no weight."""
+    true, taken = (np.unique(y)[:, None] == given for given in (y, called))
+    size = weight @ true.T
+    scores = ratio(2 * (weight @ (true & taken).T), size + weight @ taken.T)
+    return np.where(size > 0, scores, np.nan)
+
+
+def kappa(y: Ints, called: Ints, weight: Floats) -> Floats:
+    """(R,) 1 - observed / expected squared distance, the latter where ``called`` knew nothing of ``y``.
+
+    E (y - c)^2 of independent y and c is E y^2 + E c^2 - 2 E y E c, so no table of K x K is needed.
+    """
+    moments = weight @ np.stack([y, called, y**2 + called**2, (y - called) ** 2], axis=1)
+    by_chance = weight.sum(axis=1) * moments[:, 2] - 2 * moments[:, 0] * moments[:, 1]
+    return ratio(by_chance - weight.sum(axis=1) * moments[:, 3], by_chance)
 
 
 def class_metrics(y: Ints, score: Floats, weight: Floats, fold: Ints | None = None) -> dict[str, Floats]:
@@ -156,15 +185,15 @@ def class_metrics(y: Ints, score: Floats, weight: Floats, fold: Ints | None = No
     Returns:
         name -> (R,); NaN where a class has no weight, except accuracy.
     """
-    called = (score >= 0).astype(np.int64) if score.ndim == 1 else score.argmax(axis=1)
-    right = called == y
-    of_class = np.arange(2 if score.ndim == 1 else score.shape[1])[:, None] == y
-    recalls = _ratio(weight @ (of_class & right).T, weight @ of_class.T)
-    return {
-        "auc": one_vs_rest_auc(y, score, weight, fold).mean(axis=0),
-        "accuracy": weight @ right / weight.sum(axis=1),
-        "balanced_accuracy": recalls.mean(axis=1),
-    }
+    agreed = agreement(y, decide(score), weight)
+    area = one_vs_rest_auc(y, score, weight, fold).mean(axis=0)
+    return {"auc": area, **{name: agreed[name] for name in CLASS_METRICS[1:]}}
+
+
+def decide(score: Floats) -> Ints:
+    """(N,) the class called at the balanced operating point: of the largest score; class 1 from a logit of 0 on."""
+    called: Ints = (score >= 0).astype(np.int64) if score.ndim == 1 else score.argmax(axis=1)
+    return called
 
 
 def youden(y: Ints, score: Floats) -> float:
@@ -205,8 +234,3 @@ def in_words(difference: Estimate, this: str, other: str, what: str) -> str:
     if high < 0:
         return f"{this} is worse than {other}: {numbers}"
     return f"{this} and {other} differ within noise: {numbers}"
-
-
-def _ratio(a: Floats, b: Floats) -> Floats:
-    quotient: Floats = np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) != 0)
-    return quotient
