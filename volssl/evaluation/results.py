@@ -7,11 +7,12 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
@@ -108,9 +109,9 @@ class Results:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         content = {"title": self.title(), "caption": self.caption()} | asdict(self)
-        _replace(folder / "results.json", json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-        _replace(folder / "results.csv", self._csv())
-        _replace(folder / "table.md", self.markdown())
+        replace_file(folder / "results.json", json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+        replace_file(folder / "results.csv", self._csv())
+        replace_file(folder / "table.md", self.markdown())
 
     def markdown(self) -> str:
         """A table per protocol and share of the labels, with the differences in words."""
@@ -173,16 +174,19 @@ def _cell(e: Estimate, digits: int) -> str:
     return f"{e.value:.{digits}f} [{e.low:.{digits}f}, {e.high:.{digits}f}]"
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what is undefined is null."""
-    if isinstance(value, dict):
-        return {key: _finite(child) for key, child in value.items()}
+def plain(value: Any) -> Any:
+    """As JSON can hold it: numbers of Python, and null for what is undefined, because JSON has no NaN."""
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(child) for child in value]
+        return [plain(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
