@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from volssl.data.cache_file import DamagedError, Spacing, fetch, store
+from volssl.data.items import Origin
 from volssl.errors import DataError
 from volssl.types import Item
 
@@ -19,12 +20,17 @@ Make = Callable[[int], tuple[Tensor, Spacing]]
 
 @dataclass(frozen=True)
 class Cached:
-    """An item and where the cache keeps it. label: class index, -1 = unknown; fingerprint: SHA-256 of its files."""
+    """An item and where the cache keeps it.
+
+    label: class index, -1 = unknown. fingerprint: SHA-256 of its files. patient, dicom: as ``Origin`` has them.
+    """
 
     id: str
     label: int
     fingerprint: str
     path: Path
+    patient: str = ""
+    dicom: tuple[Path, ...] = ()
 
 
 class CachedSource:
@@ -54,6 +60,12 @@ class CachedSource:
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_make": None}
+
+    @property
+    def origins(self) -> Iterator[Origin]:
+        """One for each item."""
+        for item in self._items:
+            yield Origin(item.fingerprint, 1, item.patient, item.path, item.dicom)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -48,9 +48,14 @@ def build_cache(
     good = [(e, made) for e, made in zip(entries, outcomes, strict=True) if isinstance(made, Made)]
     left_out = [*bad, *(outcome for outcome in outcomes if isinstance(outcome, DataError))]
     check_share(left_out, len(good), config.max_bad, config.root)
-    items = [Cached(e.id, e.label, made.content, recipe.path(e, made.content)) for e, made in good]
+    items = [_cached(entry, made, recipe) for entry, made in good]
     remake = Remake(tuple(good), recipe)
     return CachedSource(items, remake, channels=config.channels, region=region, bad=left_out)
+
+
+def _cached(entry: Entry, made: Made, recipe: Recipe) -> Cached:
+    dicom = tuple(part.files[0] for part in entry.parts if part.kind in ("dicom", "video"))
+    return Cached(entry.id, entry.label, made.content, recipe.path(entry, made.content), entry.patient, dicom)
 
 
 def _silent(done: int, total: int, line: str) -> None:

@@ -36,7 +36,7 @@ def build(config: ImageConfig, region: Size, *, workers: int = 0, report: Report
         entries = rows(config)
     else:
         listed, bad = listing_by(config.root, find_images, config.split)
-        entries = [Entry(one.found.id, (one.found,), label=one.label) for one in listed]
+        entries = [Entry(one.found.id, (one.found,), label=one.label, patient=one.patient) for one in listed]
     try:
         return build_cache(entries, partial(_read, config), config, region, workers=workers, report=report, bad=bad)
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
@@ -77,12 +79,28 @@ class DrawnSource(Source, Protocol):
     def label_sets(self) -> Sequence[int]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What some consecutive items of a source come from.
+
+    content: SHA-256 of the file, or files, or row of an archive. items: how many of them. patient: whose, as a table
+    writes it; else empty. cached: the file of the cache that holds the items, where one does. dicom: the first file of
+    each of its volumes that may be DICOM.
+    """
+
+    content: str
+    items: int = 1
+    patient: str = ""
+    cached: Path | None = None
+    dicom: tuple[Path, ...] = ()
+
+
 class PreparedSource(DrawnSource, Protocol):
     """A source whose items are known, readable and of one shape; ``build`` of every configuration returns one.
 
     ids: what messages call the items. labels: class indices, -1 = unknown. fingerprints: SHA-256 of what each
-    item is made from. channels, region: the shape of an item. bad: why each item that is left out is left out. It
-    pickles, to go to loader processes.
+    item is made from. origins: whose and of which files, in the order of the items. channels, region: the shape of an
+    item. bad: why each item that is left out is left out. It pickles, to go to loader processes.
     """
 
     @property
@@ -93,6 +111,9 @@ class PreparedSource(DrawnSource, Protocol):
 
     @property
     def fingerprints(self) -> Sequence[str]: ...
+
+    @property
+    def origins(self) -> Iterable[Origin]: ...
 
     @property
     def channels(self) -> int: ...

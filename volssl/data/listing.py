@@ -17,10 +17,11 @@ Finder = Callable[[Path], tuple[list[Found], list[DataError]]]
 
 @dataclass(frozen=True)
 class Listed:
-    """A volume and the index of its class, -1 where unknown."""
+    """A volume and the index of its class, -1 where unknown. patient: as the table writes it."""
 
     found: Found
     label: int = -1
+    patient: str = ""
 
 
 def listing(root: str, kinds: frozenset[Kind], split: str | None = None) -> tuple[list[Listed], list[DataError]]:
@@ -64,7 +65,7 @@ def _tabled(path: Path, finder: Finder, split: str | None) -> tuple[list[Listed]
         except DataError as error:
             found, errors = [], [error]
         _only_once(found, row.path, rows_of, path)
-        listed += [Listed(one, row.label) for one in found]
+        listed += [Listed(one, row.label, row.patient) for one in found]
         bad += errors
     return listed, bad
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from volssl.data.each import Each
-from volssl.data.items import PreparedSource
+from volssl.data.items import Origin, PreparedSource
 from volssl.types import Item
 
 
@@ -50,6 +50,11 @@ class MixtureSource:
     def fingerprints(self) -> Sequence[str]:
         """Those of the parts."""
         return Each(len(self), self._fingerprint)
+
+    @property
+    def origins(self) -> Iterable[Origin]:
+        """Those of the parts."""
+        return chain.from_iterable(source.origins for source in self._sources)
 
     def _find(self, i: int) -> tuple[int, int]:
         """The part, and the item's place in it."""

@@ -32,7 +32,8 @@ class Entry:
 
     parts: the volumes found, more than one where each is a channel. time: the time point of a 4D file, None
     for all of them as channels; the row of an archive. label: class index, -1 where unknown.
-    content: a SHA-256 of what the item is made from, where that is not the whole of its files.
+    content: a SHA-256 of what the item is made from, where that is not the whole of its files. patient: whose it is,
+    as a table writes it.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Entry:
     time: int | None = 0
     label: int = -1
     content: str = ""
+    patient: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from volssl.data.cache import CachedSource
+from volssl.data.items import Origin
 from volssl.types import Item
 
 
@@ -28,6 +32,11 @@ class Slices:
         self.fingerprints = tuple(content for content in volumes.fingerprints for _ in each)
         self.parts, self.weights, self.label_sets = (len(self.ids),), (1,), (len(self.ids),)
         self.channels, self.bad = volumes.channels, volumes.bad
+
+    @property
+    def origins(self) -> Iterator[Origin]:
+        """One for all slices of a volume."""
+        return (replace(origin, items=self._each) for origin in self._volumes.origins)
 
     def __len__(self) -> int:
         return len(self.ids)

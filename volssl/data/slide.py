@@ -122,4 +122,5 @@ def _tiles(config: SlideConfig, one: Listed, seen: Seen, memory: Memory) -> Tile
         order = permutation(int(content[:16], 16), 0, len(corners))
         corners = corners[np.sort(order[: config.per_slide])]
     across, down = seen.numbers
-    return Tiles(one.found.id, one.label, one.found.files, content, seen.stamp.digest, (across, down), corners)
+    state, mpp = seen.stamp.digest, (across, down)
+    return Tiles(one.found.id, one.label, one.found.files, content, state, mpp, corners, one.patient)

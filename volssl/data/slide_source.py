@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from volssl.data.each import Each
 from volssl.data.fingerprint import stamp
-from volssl.data.items import Keep, Size
+from volssl.data.items import Keep, Origin, Size
 from volssl.data.slide_config import SlideConfig
 from volssl.data.slide_file import MAGNIFIED, Box, Slide
 from volssl.errors import DataError
@@ -44,7 +44,7 @@ class Tiles:
 
     id, label: of the slide. files: the first is opened. content: their SHA-256; state: what they were like then.
     mpp: microns per pixel of full resolution, along a row and along a column. corners (n, 2): column and row there
-    of each tile's upper left.
+    of each tile's upper left. patient: as a table writes it.
     """
 
     id: str
@@ -54,6 +54,7 @@ class Tiles:
     state: str
     mpp: tuple[float, float]
     corners: NDArray[np.int64]
+    patient: str = ""
 
 
 class SlideSource:
@@ -108,6 +109,12 @@ class SlideSource:
     def fingerprints(self) -> Sequence[str]:
         """SHA-256 of the slide's own SHA-256, the tile's corner, its size and its resolution."""
         return Each(len(self), self._fingerprint)
+
+    @property
+    def origins(self) -> Iterator[Origin]:
+        """One for each slide."""
+        for slide in self._slides:
+            yield Origin(slide.content, len(slide.corners), slide.patient)
 
     def _find(self, i: int) -> tuple[int, tuple[int, int]]:
         """Which slide, and the column and row of the tile's corner in it."""

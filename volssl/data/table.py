@@ -11,18 +11,20 @@ from pathlib import Path, PurePosixPath
 from volssl.errors import DataError
 
 UNKNOWN = ("", "na", "nan")  # beside numbers below zero
+READ = ("path", "label", "split", "patient")
 
 
 @dataclass(frozen=True)
 class Row:
     """path: of a file or folder, relative to the table, in its simplest form.
 
-    label: the index of its class among those of all splits, as ``classes`` says.
+    label: the index of its class among those of all splits, as ``classes`` says. patient: as it is written there.
     """
 
     path: str
     label: int
     split: str = ""
+    patient: str = ""
 
 
 def is_table(root: Path) -> bool:
@@ -86,13 +88,13 @@ def _read(table: Path) -> tuple[list[Row], bool]:
             columns = reader.fieldnames or ()
             if missing := {"path", "label"} - set(columns):
                 raise DataError("labels", f"has no column {' and '.join(sorted(missing))}", str(table))
-            found = [[(row.get(key) or "").strip() for key in ("path", "label", "split")] for row in reader]
+            found = [[(row.get(key) or "").strip() for key in READ] for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError("labels", f"is no table in UTF-8 ({error})", str(table)) from error
     if nameless := [i for i, (path, *_) in enumerate(found, start=1) if not path]:
         raise DataError("labels", f"row {nameless[0]} names no path", str(table))
-    index = classes(label for _, label, _ in found)
-    rows = [Row(PurePosixPath(path).as_posix(), index[label], split) for path, label, split in found]
+    index = classes(label for _, label, *_ in found)
+    rows = [Row(PurePosixPath(path).as_posix(), index[label], *others) for path, label, *others in found]
     return rows, "split" in columns
 
 

@@ -122,12 +122,14 @@ def _uniform(frame: np.ndarray) -> bool:
 def _entries(config: VideoConfig, region: Size, one: Listed, seen: Tensor) -> Iterator[Entry]:
     """One of the frames that were picked; or one per clip, called by its first frame. The part tells the frames."""
     if config.frames is not None:
-        yield Entry(one.found.id, (_part(one.found, seen.tolist()),), label=one.label)
+        part = _part(one.found, seen.tolist())
+        yield Entry(one.found.id, (part,), label=one.label, patient=one.patient)
         return
     total = int(seen)
     for first in starts(total, region[0], config.stride, config.clips):
         part = _part(one.found, range(first, total, config.stride)[: region[0]])
-        yield Entry(f"{one.found.id}@{first:0{max(4, len(str(total - 1)))}}", (part,), label=one.label)
+        name = f"{one.found.id}@{first:0{max(4, len(str(total - 1)))}}"
+        yield Entry(name, (part,), label=one.label, patient=one.patient)
 
 
 def _part(found: Found, frames: Sequence[int]) -> Found:

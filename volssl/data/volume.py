@@ -57,7 +57,7 @@ def arrange(config: VolumeConfig, listed: Sequence[Listed]) -> tuple[list[Entry]
     if config.time == "items":
         return _frames(matching)
     time = None if config.time == "channels" else config.time
-    return [Entry(one.found.id, (one.found,), time, one.label) for one in matching], []
+    return [Entry(one.found.id, (one.found,), time, one.label, patient=one.patient) for one in matching], []
 
 
 def _which(config: VolumeConfig, found: Found) -> list[int]:
@@ -92,7 +92,8 @@ def _exams(config: VolumeConfig, matching: Sequence[Listed]) -> tuple[list[Entry
         name = Path(config.root).resolve().name if folder == "." else folder
         try:
             parts = tuple(_only(config, i, members, name) for i in range(len(config.sequences)))
-            entries.append(Entry(name, parts, _index(config), members[0].label))
+            first = members[0]
+            entries.append(Entry(name, parts, _index(config), first.label, patient=first.patient))
         except DataError as error:
             bad.append(error)
     return entries, bad
@@ -123,7 +124,9 @@ def _frames(listed: Sequence[Listed]) -> tuple[list[Entry], list[DataError]]:
         except DataError as error:
             bad.append(error)
             continue
-        entries += [Entry(name, (one.found,), t, one.label) for t, name in _names(one.found.id, count)]
+        entries += [
+            Entry(name, (one.found,), t, one.label, patient=one.patient) for t, name in _names(one.found.id, count)
+        ]
     return entries, bad
 
 
