@@ -62,7 +62,7 @@ def bootstrap(y: Ints, groups: Groups, n: int, seed: int) -> Resamples:
     return _draw(groups, n, seed, lambda weight: (weight @ of_class.T == 0).any(axis=1))
 
 
-def bootstrap_target(target: Target, groups: Groups, n: int, seed: int) -> Resamples:
+def bootstrap_of(target: Target, groups: Groups, n: int, seed: int) -> Resamples:
     """As ``bootstrap``, for a target of any kind.
 
     Drawn again is a resample that lacks a class, in which no label is both present and absent, or in which a number
