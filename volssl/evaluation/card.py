@@ -23,10 +23,14 @@ FORGOTTEN = {"root": "", "cache": "runs/cache"}
 
 
 class Fingerprint(Schema):
-    """digest: SHA-256 of the list of the pre-training items' digests. count: how many items."""
+    """digest: SHA-256 of the list of the pre-training items' digests. count: how many items.
+
+    items: SHA-256 of the file beside the card that lists them (``volssl.data.seen``); empty where there is none.
+    """
 
     digest: str
     count: int = Field(ge=0)
+    items: str = ""
 
 
 class Card(Schema):
@@ -144,10 +148,15 @@ class Card(Schema):
     def _put_to_work(self, root: str, cache: str) -> dict[str, Any]:
         return {"root": root, "cache": cache, "region": self.region, "max_bad": 0.0, "split": "all"}
 
-    def signed(self, sha256: str) -> Card:
-        """This card with the weights' digest and the versions of what wrote them."""
-        versions = {"volssl": __version__} | {name: version(name) for name in PACKAGES}
-        return self.model_copy(update={"sha256": sha256, "versions": versions})
+    def signed(self, sha256: str, items: str = "") -> Card:
+        """This card with the digests of the weights and of the list of items, and the versions of what wrote them."""
+        known = self.fingerprint and self.fingerprint.model_copy(update={"items": items})
+        return self.model_copy(update={"sha256": sha256, "fingerprint": known, "versions": versions()})
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those on which its numbers depend."""
+    return {"volssl": __version__} | {name: version(name) for name in PACKAGES}
 
 
 def _which(part: Sources) -> set[str]:

@@ -26,12 +26,13 @@ from volssl.data.items import Items
 from volssl.data.picture import as_picture, flat
 from volssl.data.preflight import guard
 from volssl.data.preprocess import preprocess
+from volssl.data.seen import SeenItems
 from volssl.errors import DataError
 from volssl.evaluation.card import Card
 from volssl.types import Features
 from volssl.views.views import whole
 
-WEIGHTS, CARD = "model.safetensors", "card.json"
+WEIGHTS, CARD, ITEMS = "model.safetensors", "card.json", "items.safetensors"
 
 
 class Encoder(nn.Module):
@@ -125,20 +126,24 @@ def _picture(array: NDArray[np.generic], data: ImageConfig) -> MetaTensor:
     return flat(pixels, data, "")
 
 
-def save_encoder(folder: str | Path, encoder: nn.Module, card: Card) -> None:
-    """Write ``model.safetensors`` and ``card.json`` as one: whenever it dies, ``load_encoder`` finds a whole pair.
+def save_encoder(folder: str | Path, encoder: nn.Module, card: Card, items: SeenItems | None = None) -> None:
+    """Write ``model.safetensors``, ``card.json`` and ``items.safetensors`` as one: whenever it dies, they are whole.
 
-    The old pair stands aside, beside the folder, for the moment between two renames in which the folder is not
-    there; ``load_encoder`` looks there too, and the next save puts it back first. A method that keeps two
-    encoders writes two sub-folders, named as in ``Method.encoders``.
+    The old folder stands aside, beside the new one, for the moment between two renames in which there is none;
+    ``load_encoder`` looks there too, and the next save puts it back first. A method that keeps two encoders writes two
+    sub-folders, named as in ``Method.encoders``.
 
     Args:
-        encoder: the network, as ``card.backbone`` builds it (not an ``Encoder``).
+        encoder: the network, as ``card.backbone`` builds it (not an ``Encoder``). items: what it was trained on, of
+            which the card has a fingerprint; without it nobody can tell what of an evaluation it has seen.
     """
+    if items is not None and card.fingerprint is None:
+        raise ValueError("a list of items needs a card with a fingerprint")
     folder = Path(folder).resolve()
+    seen = items.to_bytes() if items else b""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     weights = safetensors.torch.save(state)
-    signed = card.signed(hashlib.sha256(weights).hexdigest())
+    signed = card.signed(hashlib.sha256(weights).hexdigest(), hashlib.sha256(seen).hexdigest() if seen else "")
     fresh, old = folder.parent / f".{folder.name}.new", _aside(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
@@ -146,6 +151,8 @@ def save_encoder(folder: str | Path, encoder: nn.Module, card: Card) -> None:
         shutil.rmtree(left, ignore_errors=True)
     fresh.mkdir(parents=True)
     _write(fresh / WEIGHTS, weights)
+    if seen:
+        _write(fresh / ITEMS, seen)
     _write(fresh / CARD, (signed.model_dump_json(indent=2) + "\n").encode())
     if folder.exists():
         folder.rename(old)
@@ -159,10 +166,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     Raises:
         DataError: the folder holds no encoder, or a damaged one, or weights that do not fit the card.
     """
-    folder = Path(path)
-    if not folder.exists() and _aside(folder).exists():
-        folder = _aside(folder)
-    card = _read_card(folder)
+    folder = _found(Path(path))
+    card = read_card(folder)
     try:
         weights = (folder / WEIGHTS).read_bytes()
     except OSError as e:
@@ -182,6 +187,27 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     return Encoder(network, card).eval().to(device)
 
 
+def load_items(path: str | Path) -> SeenItems | None:
+    """What the encoder of a folder was trained on; None where it keeps no list, as those of early versions.
+
+    Raises:
+        DataError: the folder holds no encoder, or the list is not the one that was written with it.
+    """
+    folder = _found(Path(path))
+    fingerprint = read_card(folder).fingerprint
+    if fingerprint is None or not fingerprint.items:
+        return None
+    try:
+        content = (folder / ITEMS).read_bytes()
+    except OSError as e:
+        what = f"{ITEMS}, the list of what it was trained on, cannot be read ({e.strerror})"
+        raise DataError("encoder", f"{what}: copy the whole folder again", str(folder)) from None
+    if hashlib.sha256(content).hexdigest() != fingerprint.items:
+        what = f"{ITEMS} is damaged or another encoder's (SHA-256 differs from the card's)"
+        raise DataError("encoder", f"{what}: copy the whole folder again", str(folder))
+    return SeenItems.from_bytes(content, str(folder / ITEMS))
+
+
 def random_encoder(card: Card, seed: int, device: str | torch.device = "cpu") -> Encoder:
     """The same shape and preprocessing, freshly initialised: the floor every encoder must beat."""
     origin = {"method": "random", "step": 0, "seed": seed, "fingerprint": None, "sha256": "", "versions": {}}
@@ -196,12 +222,23 @@ def build_network(card: Card, seed: int) -> nn.Module:
 
 
 def _aside(folder: Path) -> Path:
-    """Where the old pair is while the new one takes its place."""
+    """Where the old folder is while the new one takes its place."""
     folder = folder.resolve()
     return folder.parent / f".{folder.name}.old"
 
 
-def _read_card(folder: Path) -> Card:
+def _found(folder: Path) -> Path:
+    """The folder, or the one that a dying save left aside."""
+    return _aside(folder) if not folder.exists() and _aside(folder).exists() else folder
+
+
+def read_card(path: str | Path) -> Card:
+    """The card of an encoder's folder.
+
+    Raises:
+        DataError: there is none, or a damaged one.
+    """
+    folder = _found(Path(path))
     try:
         text = (folder / CARD).read_bytes()
     except OSError:
