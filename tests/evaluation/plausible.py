@@ -27,6 +27,7 @@ ENCODERS = ("simclr", "mocov3", "dino", "dvme", "concatenation", "random", "pixe
 SKILL = {"simclr": 0.9, "mocov3": 0.7, "dino": 0.75, "dvme": 1.0, "concatenation": 0.9, "random": 0.35, "pixels": 0.4}
 BUDGETS = {"1 %": 12.0, "10 %": 118.0, "100 %": 1180.0}
 AXES = {"rotation, degrees": (0.0, 5.0, 15.0, 30.0, 45.0), "noise, sd": (0.0, 0.05, 0.1, 0.2)}
+EFFECT = {"tiles": 0.45, "radiographs": 0.3, "findings": 0.12, "hippocampus": 0.02, "masks": 0.25}
 SETS = {
     "tiles": ("classes", ("adenocarcinoma", "benign tissue", "squamous cell carcinoma"), "auc", ("linear", "knn")),
     "radiographs": ("classes", ("normal", "pneumonia"), "auc", ("linear", "finetune")),
@@ -42,13 +43,19 @@ def plausible(encoders: tuple[str, ...] = ENCODERS, sets: tuple[str, ...] = tupl
     scores = tuple(s for data in sets for s in _scores(data, encoders, rng))
     return Findings(
         title="What the encoders are worth",
-        config={"sets": {data: {"target": {"name": SETS[data][0]}} for data in sets}, "seeds": 5, "output": "runs/worth"},
+        config={
+            "sets": {data: {"target": {"name": SETS[data][0]}} for data in sets},
+            "seeds": 5,
+            "output": "runs/worth",
+        },
         sets=tuple(_card(data, rows) for data in sets),
         encoders={name: _encoder(name) for name in encoders if name not in ("pixels", "dvme", "concatenation")},
         scores=scores,
         differences=tuple(_differences(scores)),
         fusions=tuple(_fusion(data, budget, encoders) for data in sets[:2] for budget in ("10 %", "100 %")),
-        audit=Audit({"simclr": ("file", "image", "patient"), "dino": ("file",)}, (), ("dino: its card has no patients",)),
+        audit=Audit(
+            {"simclr": ("file", "image", "patient"), "dino": ("file",)}, (), ("dino: its card has no patients",)
+        ),
         robustness=tuple(_robust(sets[0], name, axis, rng) for axis in AXES for name in encoders[:1] + ("random",)),
         convergence=tuple(_learning(sets[0], name) for name in ("simclr", "random")),
         savings=(_saving(sets[0]),),
@@ -61,7 +68,9 @@ def plausible(encoders: tuple[str, ...] = ENCODERS, sets: tuple[str, ...] = tupl
 def leaked(findings: Findings) -> Findings:
     """The same with items that the pre-training has seen."""
     overlaps = (
-        Overlap("tiles", "simclr", "file", 3, 12, ("lung/0007.png", "lung/0008.png", "lung/0013.png"), ("lung/0100.png",)),
+        Overlap(
+            "tiles", "simclr", "file", 3, 12, ("lung/0007.png", "lung/0008.png", "lung/0013.png"), ("lung/0100.png",)
+        ),
         Overlap("radiographs", "dino", "patient", 1, 0, ("p-17",), ()),
     )
     return replace(findings, audit=replace(findings.audit, overlaps=overlaps))
@@ -77,7 +86,7 @@ def _scores(data: str, encoders: tuple[str, ...], rng: np.random.Generator) -> l
     for protocol in protocols:
         for i, (budget, labels) in enumerate(BUDGETS.items()):
             for name in encoders:
-                value = 0.5 + 0.45 * _skill(name) * (0.55 + 0.22 * i) + rng.normal(0, 0.01)
+                value = 0.66 + EFFECT[data] * (_skill(name) - 0.4) * (0.5 + 0.25 * i) + 0.06 * i + rng.normal(0, 0.01)
                 wide = 0.09 / (1 + 0.4 * i)
                 metrics = {metric: Estimate(value, value - wide, min(value + wide * 0.8, 1.0), 0.02)}
                 if kind == "classes":
@@ -97,7 +106,7 @@ def _differences(scores: tuple[Score, ...]) -> list[Difference]:
             if theirs and apart:
                 metric, mine = next(iter(s.metrics.items()))
                 gap = mine.value - theirs.metrics[metric].value
-                e = Estimate(gap, gap - 0.09, gap + 0.085)
+                e = Estimate(gap, gap - 0.05, gap + 0.045)
                 words = in_words(e, s.encoder, other, metric)
                 found.append(Difference(s.data, s.encoder, other, s.protocol, s.budget, metric, e, words))
     return found
@@ -124,19 +133,33 @@ def _fusion(data: str, budget: str, encoders: tuple[str, ...]) -> Fusion:
     share = np.linspace(3, 1, 3) / 6
     names = encoders[:3]
     falls = (0.05, 0.012, -0.004)
-    return Fusion(data, "dvme", budget, dict(zip(names, share.tolist(), strict=True)), dict(zip(names, falls, strict=True)))
+    return Fusion(
+        data, "dvme", budget, dict(zip(names, share.tolist(), strict=True)), dict(zip(names, falls, strict=True))
+    )
 
 
 def _robust(data: str, name: str, axis: str, rng: np.random.Generator) -> Curve:
     x = AXES[axis]
-    values = [0.5 + 0.45 * _skill(name) * np.exp(-1.5 * i / len(x) * (1.4 - _skill(name))) + rng.normal(0, 0.005) for i in range(len(x))]
-    return Curve(data, name, "linear", axis, x, tuple(Estimate(float(v), float(v) - 0.04, float(v) + 0.035) for v in values))
+    values = [
+        0.5 + 0.45 * _skill(name) * np.exp(-1.5 * i / len(x) * (1.4 - _skill(name))) + rng.normal(0, 0.005)
+        for i in range(len(x))
+    ]
+    return Curve(
+        data, name, "linear", axis, x, tuple(Estimate(float(v), float(v) - 0.04, float(v) + 0.035) for v in values)
+    )
 
 
 def _learning(data: str, name: str) -> Curve:
     steps = tuple(float(s) for s in range(10, 210, 10))
     values = [0.5 + 0.42 * (1 - np.exp(-s * _skill(name) ** 2 / 60)) for s in steps]
-    return Curve(data, name, "finetune", "steps", steps, tuple(Estimate(float(v), float(v) - 0.03, float(v) + 0.03) for v in values))
+    return Curve(
+        data,
+        name,
+        "finetune",
+        "steps",
+        steps,
+        tuple(Estimate(float(v), float(v) - 0.03, float(v) + 0.03) for v in values),
+    )
 
 
 def _saving(data: str) -> Saving:
@@ -167,7 +190,7 @@ def _pictured(data: str, encoders: tuple[str, ...], rows: int) -> list[Pictured]
     found = []
     for name in encoders:
         noise = 1.3 - _skill(name)
-        features = truth @ rng.normal(size=(truth.shape[1], 24)) + 2 * noise * rng.normal(size=(rows, 24))
+        features = truth @ rng.normal(size=(truth.shape[1], 24)) + 5 * noise * rng.normal(size=(rows, 24))
         predicted = {protocol: _predicted(target, truth, noise, rng) for protocol in SETS[data][3]}
         views = np.stack([[np.roll(images[i], 3 * v, axis=0) for v in range(4)] for i in range(3)])
         seen = views if name in encoders[:1] else None
@@ -211,5 +234,5 @@ def _image(z: Floats, colour: bool, rng: np.random.Generator) -> NDArray[np.uint
     grey = np.clip(0.25 + 0.6 * blob + rng.normal(0, 0.06, blob.shape), 0, 1)
     if not colour:
         return (255 * grey).astype(np.uint8)
-    tint = np.array([0.95, 0.75, 0.88]) - 0.35 * np.array([0.3, 0.9, 0.25]) * z[0]
+    tint = np.array([0.95, 0.75, 0.88]) - 0.12 * np.array([0.3, 0.9, 0.25]) * z[0]
     return (255 * np.clip(tint - 0.5 * grey[..., None] * np.array([0.5, 0.8, 0.3]), 0, 1)).astype(np.uint8)

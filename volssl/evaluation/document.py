@@ -40,18 +40,19 @@ class Panels:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """small: beneath the text. marks: short words beside it. bar: 0..1, drawn to scale."""
+    """small: beneath the text. sign: beside it, and the words for it. mark: a word beside it. bar: 0..1, to scale."""
 
     text: str
     small: str = ""
-    marks: tuple[str, ...] = ()
+    sign: tuple[str, str] = ("", "")
+    mark: str = ""
     strong: bool = False
     bar: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under a header, each with its name first; on a narrow page each row is a card.
+    """Rows under a header, if it is not empty, each with its name first; on a narrow page each row is a card.
 
     swatches: of rows, where they are drawn in figures.
     """
@@ -72,6 +73,11 @@ class Interval:
     value: float
     high: float
 
+    @property
+    def noise(self) -> bool:
+        """Whether it holds 0."""
+        return self.low <= 0 <= self.high
+
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
@@ -84,21 +90,25 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Counts of true (rows) by called (columns), and how dark each is: its share of the row."""
+    """Counts of true (rows) by called (columns), and how dark each is: its share of the row.
+
+    rows, columns: short, and what each stands for.
+    """
 
     title: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
+    rows: tuple[tuple[str, str], ...]
+    columns: tuple[tuple[str, str], ...]
     counts: tuple[tuple[int, ...], ...]
     shares: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """Side by side."""
+    """Side by side. names: what their numbers stand for."""
 
     kind: ClassVar[str] = "matrices"
     matrices: tuple[Matrix, ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +123,37 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A row of pictures; the first stands apart where ``led``."""
+    """A row of pictures. note: beside its name."""
 
+    name: str
+    note: str
     pictures: tuple[Picture, ...]
-    led: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Strips:
-    """Rows of pictures under one title."""
+    """Rows of pictures under one title, and the picture that they are about."""
 
     kind: ClassVar[str] = "strips"
     title: str
+    lead: Picture | None
     strips: tuple[Strip, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """Of a part."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Parts beside one another where there is room."""
+
+    kind: ClassVar[str] = "beside"
+    parts: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +202,10 @@ class Chapter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything. answer: the first line is the headline, the last a caution."""
+    """Everything. answer: lines and what each is about; the first is the headline."""
 
     title: str
-    answer: tuple[str, ...]
+    answer: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     chapters: tuple[Chapter, ...]
@@ -204,7 +232,11 @@ def render(page: Page) -> str:
     """The HTML. Every text is escaped; only figures, which are drawn here, are put in as they are."""
     folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     style = Markup((folder / "page.css").read_text(encoding="utf-8"))
     return environment.get_template("page.html.jinja").render(page=page, style=style) + "\n"

@@ -9,6 +9,8 @@ from typing import Any
 from volssl.evaluation.statistics import Estimate
 from volssl.evaluation.target import Groups, Predicted, Target
 
+RANDOM, PIXELS = "random", "pixels"  # the floors; ``random NAME`` where encoders of several shapes each have one
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

@@ -13,6 +13,7 @@ import yaml
 from volssl import __version__
 from volssl.evaluation import plots
 from volssl.evaluation.document import (
+    Beside,
     Cell,
     Chapter,
     Code,
@@ -27,13 +28,12 @@ from volssl.evaluation.document import (
     folded,
     section,
 )
+from volssl.evaluation.drawing import capital
 from volssl.evaluation.findings import Findings, SetCard
 from volssl.evaluation.plots import Line, Style
 from volssl.evaluation.results import plain
-from volssl.evaluation.set_chapter import set_chapter
+from volssl.evaluation.set_chapter import SIGNS, set_chapter
 from volssl.evaluation.standings import (
-    BETTER,
-    WORSE,
     Block,
     answer,
     blocks,
@@ -56,8 +56,8 @@ GAUGES = {  # of a pre-training run's metrics.jsonl
 POINTS = 200  # of a curve
 LISTED = 20  # of what a data card leaves out
 SUMMARY = (
-    "Means over seeds with 95 % intervals over resampled test patients. The best of a column is bold and marked. "
-    "Beside each encoder stands what the interval of its paired difference to a random encoder says."
+    "Means over seeds with 95 % intervals over resampled test patients; columns are label budgets and, in brackets, the "
+    "labels used. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within noise."
 )
 
 
@@ -71,7 +71,7 @@ def page(findings: Findings) -> Page:
         _summary(found, styles),
         *chapters,
         Chapter("pretraining", "Pre-training", "", _runs(findings, styles)),
-        Chapter("data", "Data card", "", tuple(map(_card, findings.sets))),
+        Chapter("data", "Data card", "", _cards(findings)),
         Chapter("audit", "Leakage audit", "", _audit(findings)),
         Chapter("encoders", "Encoders", "", _encoders(findings)),
         Chapter("configuration", "Configuration and versions", "", _configuration(findings)),
@@ -100,25 +100,25 @@ def _names(findings: Findings) -> tuple[str, ...]:
 def _summary(found: tuple[Block, ...], styles: Mapping[str, Style]) -> Chapter:
     sets = dict.fromkeys(block.data for block in found)
     parts = {data: [_standing(b, styles) for b in found if b.data == data] for data in sets}
-    return Chapter("summary", "Summary", SUMMARY, tuple(Section(data, "", tuple(part)) for data, part in parts.items()))
+    return Chapter(
+        "summary", "Summary", SUMMARY, tuple(Section(data, "", (Beside(tuple(part)),)) for data, part in parts.items())
+    )
 
 
 def _standing(block: Block, styles: Mapping[str, Style]) -> Table:
     head = ("encoder", *(f"{b} ({block.labels(b):,.0f})" for b in block.budgets))
     rows = tuple((name, tuple(_cell(block, name, b) for b in block.budgets)) for name in block.encoders)
-    swatches = tuple(plots.swatch(styles[name], "swatch") for name in block.encoders)
-    return Table(_capital(f"{block.title}; columns: label budget (labels used)"), head, rows, swatches)
+    swatches = tuple(plots.swatch(styles[name]) for name in block.encoders)
+    return Table(capital(block.title), head, rows, swatches)
 
 
 def _cell(block: Block, name: str, budget: str) -> Cell:
     found = block.estimate(name, budget)
     best = name == block.best(budget, lambda _: True)
     floor = name == block.best(budget, is_floor)
-    arrow = {BETTER: "▲ ", WORSE: "▼ "}
     said = block.verdict(name, budget) if not_floor(name) else None
-    marks = [word for word, holds in (("best", best), ("best floor", floor)) if holds]
-    marks += [arrow.get(said, "") + said] if said else []
-    return Cell(number(found), interval(found), tuple(marks), best)
+    sign = (SIGNS[said][0], said) if said else ("", "")
+    return Cell(number(found), interval(found), sign, "best floor" if floor else "best" if best else "", best)
 
 
 def _runs(findings: Findings, styles: Mapping[str, Style]) -> tuple[Section, ...]:
@@ -130,7 +130,7 @@ def _runs(findings: Findings, styles: Mapping[str, Style]) -> tuple[Section, ...
             ends = "; ".join(f"{name} {line.y[0]:.3g} to {line.y[-1]:.3g}" for name, line in kept.items())
             svg = plots.curves(list(kept.values()), "step", key.replace("_", " "), f"history {key}", markers=False)
             panels.append(Panel(title, svg, f"{title}, first to last: {ends}"))
-    legend = tuple(Key(name, plots.swatch(styles[name], "swatch")) for name in findings.history)
+    legend = tuple(Key(name, plots.swatch(styles[name])) for name in findings.history)
     return section("Curves of the runs", "", each(Panels, panels, legend))
 
 
@@ -143,24 +143,29 @@ def _steps(lines: tuple[Mapping[str, float], ...], key: str, style: Style) -> Li
     return Line(style, x, y)
 
 
-def _card(card: SetCard) -> Section:
-    facts = {
-        "items": f"{card.items:,}",
-        "patients": f"{card.patients:,}",
-        "test items": f"{card.test:,}",
-        "target": card.kind,
-        "deciding metric": metric_in_words(card.metric),
-    }
-    counts = tuple((name, (Cell(f"{count:,.6g}"),)) for name, count in card.counts.items())
+def _cards(findings: Findings) -> tuple[Section, ...]:
+    """A table of all, and below it of each how many there are of what, and what is left out."""
+    head = ("data set", "items", "patients", "tested", "target", "decided by")
+    rows = tuple((card.name, tuple(map(Cell, _sizes(card)))) for card in findings.sets)
+    table = Table("Items that were used", head, rows) if rows else None
+    return (*section("Data sets", "", table), *(Section(card.name, card.what, _card(card)) for card in findings.sets))
+
+
+def _sizes(card: SetCard) -> tuple[str, ...]:
+    sizes = (card.items, card.patients, card.test)
+    return (*(f"{size:,}" for size in sizes), card.kind, metric_in_words(card.metric))
+
+
+def _card(card: SetCard) -> tuple[Any, ...]:
+    counts = [f"{name}: {count:,.6g}" for name, count in card.counts.items()]
     left = card.left_out[:LISTED]
     more = (f"and {len(card.left_out) - len(left)} more",) if len(card.left_out) > len(left) else ()
     parts = (
-        _facts("Size", facts),
-        Table("Mean and sd" if card.kind == "number" else "Counts", ("", ""), counts) if counts else None,
-        folded(f"Left out: {len(card.left_out)}", each(Lines, (*left, *more))),
+        each(Lines, ["; ".join(counts)] if counts else []),
         each(Lines, card.notes),
+        folded(f"Left out: {len(card.left_out)}", each(Lines, (*left, *more))),
     )
-    return Section(card.name, card.what, tuple(part for part in parts if part is not None))
+    return tuple(part for part in parts if part is not None)
 
 
 def _facts(caption: str, facts: Mapping[str, str]) -> Table:
@@ -196,7 +201,3 @@ def _configuration(findings: Findings) -> tuple[Section, ...]:
         *section("Configuration", "As it was run.", folded("Show it", Code(text)) if findings.config else None),
         *section("Versions", "", _facts("Made with", versions())),
     )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

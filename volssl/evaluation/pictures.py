@@ -34,7 +34,9 @@ def png(image: Pixels) -> str:
 
 def drawn(thumbnails: Any) -> Ints:
     """The rows that have a picture."""
-    return np.array([i for i, picture in enumerate(thumbnails if thumbnails is not None else ()) if picture is not None], int)
+    return np.array(
+        [i for i, picture in enumerate(thumbnails if thumbnails is not None else ()) if picture is not None], int
+    )
 
 
 def queries(target: Target, rows: Ints, count: int) -> Ints:

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -93,7 +94,8 @@ def shade(i: int) -> str:
     return f"#0300{i:02x}"
 
 
-def swatch(style: Style, key: str) -> Markup:
+@cache
+def swatch(style: Style) -> Markup:
     """The line and the marker of a legend."""
 
     def paint(figure: Figure) -> None:
@@ -102,10 +104,11 @@ def swatch(style: Style, key: str) -> Markup:
         axes.plot([0, 1], [0.5, 0.5], color=style.colour, linestyle=style.dash)
         axes.plot([0.5], [0.5], color=style.colour, marker=style.marker)
 
-    return draw(paint, key, (0.36, 0.14))
+    return draw(paint, f"swatch {style}", (0.36, 0.14))
 
 
-def dot(style: Style, key: str) -> Markup:
+@cache
+def dot(style: Style) -> Markup:
     """The marker alone."""
 
     def paint(figure: Figure) -> None:
@@ -113,7 +116,7 @@ def dot(style: Style, key: str) -> Markup:
         axes.set_axis_off()
         axes.plot([0.5], [0.5], color=style.colour, marker=style.marker, markersize=5.5)
 
-    return draw(paint, key, (0.14, 0.14))
+    return draw(paint, f"dot {style}", (0.14, 0.14))
 
 
 def against_labels(lines: Sequence[Line], y: str, key: str) -> Markup:
@@ -166,36 +169,40 @@ def roc(lines: Sequence[Line], key: str) -> Markup:
             axes.plot(line.x[at], line.y[at], color=line.style.colour, marker=line.style.marker)
         _square(axes)
 
-    return draw(paint, key, (3.0, 2.8))
+    return draw(paint, key, (3.4, 3.1))
 
 
 def reliability(found: Reliability, style: Style, key: str) -> Markup:
     """Observed over predicted with Wilson intervals, above how many predictions each bin holds."""
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_axes((0.17, 0.36, 0.79, 0.6), ylabel="came true")
-        axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-        axes.plot(found.predicted, found.observed, color=style.colour, marker=style.marker)
-        axes.vlines(found.predicted, found.low, found.high, color=style.colour, linewidth=1)
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        ticks = [0, 0.5, 1]
+        axes = figure.add_axes((0.2, 0.37, 0.77, 0.6), ylabel="came true", xlim=(0, 1), ylim=(0, 1))
+        axes.set(xticks=ticks, yticks=ticks)
         axes.tick_params(labelbottom=False)
-        below = figure.add_axes((0.17, 0.14, 0.79, 0.17), xlim=(0, 1), xlabel="predicted", xticks=[0, 0.5, 1])
+        axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
+        axes.plot(found.predicted, found.observed, color=style.colour, marker=style.marker, clip_on=False)
+        axes.vlines(found.predicted, found.low, found.high, color=style.colour, linewidth=1)
+        most = int(found.count.max())
+        below = figure.add_axes((0.2, 0.17, 0.77, 0.14), xlabel="predicted", xlim=(0, 1), ylim=(0, most))
+        below.set(xticks=ticks, yticks=[most])
         below.bar(found.predicted, found.count, width=0.05, color=style.colour)
-        below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
 
-    return draw(paint, key, (2.5, 2.8))
+    return draw(paint, key, (2.0, 2.25))
 
 
 def predicted_numbers(true: Floats, predicted: Floats, style: Style, key: str) -> Markup:
     """A dot per row beside the line on which they would be equal."""
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, "true", "predicted")
+        axes = figure.add_axes((0.235, 0.2, 0.745, 0.78), xlabel="true", ylabel="predicted")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
         both = np.concatenate([true, predicted])
         axes.plot([both.min(), both.max()], [both.min(), both.max()], color=RULE, linewidth=1)
-        axes.plot(true, predicted, linestyle="none", marker="o", markersize=3, color=style.colour, alpha=0.6)
+        axes.plot(true, predicted, linestyle="none", marker="o", markersize=2.2, color=style.colour, alpha=0.6)
 
-    return draw(paint, key, (2.8, 2.5))
+    return draw(paint, key, (2.0, 1.8))
 
 
 def embedding(xy: Floats, colour: Ints, kinds: Sequence[Style], key: str) -> Markup:
@@ -206,9 +213,9 @@ def embedding(xy: Floats, colour: Ints, kinds: Sequence[Style], key: str) -> Mar
         axes.spines[:].set_visible(True)
         for i, kind in enumerate(kinds):
             rows = xy[colour == i]
-            axes.plot(*rows.T, linestyle="none", marker=kind.marker, markersize=3, color=kind.colour, alpha=0.8)
+            axes.plot(*rows.T, linestyle="none", marker=kind.marker, markersize=2.4, color=kind.colour, alpha=0.8)
 
-    return draw(paint, key, (2.6, 2.6))
+    return draw(paint, key, (2.0, 2.0))
 
 
 def draw(paint: Callable[[Figure], None], key: str, size: tuple[float, float] = SIZE) -> Markup:

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from volssl.evaluation.contestants import PIXELS, RANDOM
-from volssl.evaluation.findings import Difference, Findings, Overlap, Score
+from volssl.evaluation.findings import PIXELS, RANDOM, Difference, Findings, Overlap, Score
 from volssl.evaluation.statistics import Estimate
 
 PROTOCOLS = {
@@ -130,15 +129,19 @@ def _block(findings: Findings, data: str, protocol: str) -> Block:
     )
 
 
-def answer(findings: Findings) -> tuple[str, ...]:
-    """What is better than random, by how much, and what is within noise: the headline, a line per set, a caution."""
+def answer(findings: Findings) -> tuple[tuple[str, str], ...]:
+    """What is better than random, by how much, and what is within noise, each with the data set it is about.
+
+    The first, the headline, and the last, a caution, are about all.
+    """
     by_set: dict[str, list[Block]] = {}
     for block in blocks(findings):
         by_set.setdefault(block.data, []).append(block)
     leaders = {data: leader for data, found in by_set.items() if (leader := _leader(found))}
     if not leaders:
-        return ("No encoder was evaluated beside the floors.",)
-    return (_headline(leaders), *(_line(*leader) for leader in leaders.values()), *_caution(findings))
+        return (("", "No encoder was evaluated beside the floors."),)
+    lines = [("", _headline(leaders)), *((data, _line(*leader)) for data, leader in leaders.items())]
+    return (*lines, *(("", line) for line in _caution(findings)))
 
 
 def _leader(found: list[Block]) -> tuple[Block, str] | None:
@@ -163,7 +166,9 @@ def _headline(leaders: Mapping[str, tuple[Block, str]]) -> str:
     by = f"{gains[0]:.3f}" if len(gains) == 1 else f"{gains[0]:.3f} to {gains[-1]:.3f}"
     start = f"At the largest label budget, the best encoder is better than a random one on {sets}, by {by}"
     rest = {NOISE: "within noise on", WORSE: "worse on", None: "not compared on"}
-    ends = [f"{text} {listed([d for d in says if says[d] == said])}" for said, text in rest.items() if said in says.values()]
+    ends = [
+        f"{text} {listed([d for d in says if says[d] == said])}" for said, text in rest.items() if said in says.values()
+    ]
     return "; ".join([start, *ends]) + "."
 
 
@@ -175,15 +180,13 @@ def _line(block: Block, name: str) -> str:
     """One data set: the best encoder, and what it is worth beside the floors."""
     budget = block.budgets[-1]
     metric = metric_in_words(block.metric)
-    start = f"{block.data}: {name} ({protocol_in_words(block.protocol)}, {budget} of the labels) reaches "
-    start += f"{metric} {with_interval(block.estimate(name, budget))}"
-    parts = [start.replace(" per class of the labels", " per class")]
+    labels = f"{budget} of the labels" if budget.endswith("%") else budget
+    line = f"{name}, {protocol_in_words(block.protocol)}, {labels}: {metric} "
+    line += with_interval(block.estimate(name, budget))
     if difference := block.against.get((name, budget)):
-        said = verdict(difference.value) or "not comparable with random"
-        parts.append(f"{said}, {signed(difference.value)}")
-    if floor := block.best(budget, is_floor):
-        parts.append(f"the best floor, {floor}, reaches {number(block.estimate(floor, budget))}")
-    return "; ".join(parts) + "."
+        line += f"; {verdict(difference.value) or 'not comparable with random'}, {signed(difference.value)}"
+    floor = block.best(budget, is_floor)
+    return f"{line}. Best floor: {floor}, {number(block.estimate(floor, budget))}." if floor else f"{line}."
 
 
 def _caution(findings: Findings) -> Iterator[str]:

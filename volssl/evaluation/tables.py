@@ -28,7 +28,7 @@ from volssl.evaluation.standings import (
 SIGNS = {BETTER: "▲", WORSE: "▼", NOISE: "≈"}
 CAPTION = (
     "Means over seeds; in brackets the 95 % interval over resampled test patients. The best of a column is bold, the "
-    "best floor starred. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within "
+    "best floor has a †. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within "
     "noise."
 )
 CELL, LONGEST = 15, 24  # characters of a column of numbers; of a name
@@ -38,7 +38,7 @@ def markdown(findings: Findings) -> str:
     """Warnings, the answer, then a table per data set and protocol, and the differences to random in words."""
     parts = [f"**{findings.title}**"]
     parts += [f"**Leakage.** {line}" for line in warnings(findings)]
-    parts.append("\n".join(f"- {line}" for line in answer(findings)))
+    parts.append("\n".join(f"- {_about(*line)}" for line in answer(findings)))
     for block in blocks(findings):
         lines = [_line(block, name) for name in block.encoders]
         head = ["encoder", *(_head(block, budget) for budget in block.budgets)]
@@ -46,6 +46,10 @@ def markdown(findings: Findings) -> str:
         table = "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in ruled)
         parts += [f"{block.data}: {block.title}", table, *_sentences(block)]
     return "\n\n".join([*parts, *findings.notes, CAPTION]) + "\n"
+
+
+def _about(data: str, line: str) -> str:
+    return f"{data}: {line}" if data else line
 
 
 def _line(block: Block, name: str) -> list[str]:
@@ -66,7 +70,7 @@ def show(findings: Findings, console: Console) -> None:
         console.print(Text(f"LEAKAGE: {line}", style="bold red"))
     console.print(Text(findings.title, style="bold"))
     for line in answer(findings):
-        console.print(Text(line))
+        console.print(Text(_about(*line)))
     for block in blocks(findings):
         console.print()
         console.print(Text(f"{block.data}: {block.title}", style="bold"))
@@ -105,7 +109,7 @@ def _head(block: Block, budget: str) -> str:
 
 def _signs(block: Block, name: str, budget: str) -> str:
     said = block.verdict(name, budget) if not_floor(name) else None
-    return (SIGNS[said] if said else "") + ("*" if name == block.best(budget, is_floor) else "")
+    return (SIGNS[said] if said else "") + ("†" if name == block.best(budget, is_floor) else "")
 
 
 def _best(block: Block, name: str, budget: str) -> bool:
