@@ -46,9 +46,9 @@ def test_scores_are_those_of_the_plain_fit_at_the_chosen_strength() -> None:
     test_x, _ = planted(30, 5, 1.0, 1)
     probe = linear_probe(x, y, test_x, groups=np.arange(100), seed=0)
     scale = StandardScaler().fit(x)
-    twin = LogisticRegression(C=probe.c, class_weight="balanced", max_iter=5000).fit(scale.transform(x), y)
+    twin = LogisticRegression(C=probe.c, class_weight="balanced", tol=1e-10, max_iter=100_000).fit(scale.transform(x), y)
     assert probe.c in STRENGTHS
-    np.testing.assert_allclose(probe.scores, twin.decision_function(scale.transform(test_x)), rtol=1e-6)
+    np.testing.assert_allclose(probe.scores, twin.decision_function(scale.transform(test_x)), rtol=1e-5, atol=1e-7)
 
 
 def test_out_of_fold_scores_have_not_seen_their_row() -> None:
@@ -95,10 +95,10 @@ def test_three_classes_give_each_class_its_log_odds() -> None:
     test_x, test_y = three_classes(60, 6, 1.5, 1)
     probe = linear_probe(x, y, test_x, groups=np.arange(120), seed=0)
     scale = StandardScaler().fit(x)
-    twin = LogisticRegression(C=probe.c, class_weight="balanced", max_iter=5000).fit(scale.transform(x), y)
+    twin = LogisticRegression(C=probe.c, class_weight="balanced", tol=1e-10, max_iter=100_000).fit(scale.transform(x), y)
     p = twin.predict_proba(scale.transform(test_x))
     assert probe.oof_scores.shape == (120, 3)
-    np.testing.assert_allclose(probe.scores, np.log(p / (1 - p)), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(probe.scores, np.log(p / (1 - p)), rtol=1e-5, atol=1e-6)
     assert (probe.scores.argmax(1) == test_y).mean() > 0.6
 
 
