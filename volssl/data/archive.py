@@ -17,13 +17,24 @@ from volssl.errors import DataError
 
 
 def rows(config: ImageConfig) -> list[Entry]:
-    """An entry per row, called ``split/number``; its fingerprint is that of the row alone.
+    """An entry per row, called ``split/number``; its fingerprint is that of the row alone. ``all`` is what there is.
 
     Raises:
         DataError: ``npz`` or ``labels``: no archive of images and one label each.
     """
     path = Path(config.root)
-    return [entry for split in config.splits for entry in _split(path, split, config.label_column)]
+    splits = (_held(path) if config.split == "all" else ()) or config.splits
+    return [entry for split in splits for entry in _split(path, split, config.label_column)]
+
+
+def label_columns(path: Path) -> int:
+    """How many columns of labels each image of an archive has, at most.
+
+    Raises:
+        DataError: ``npz``: no archive of labels.
+    """
+    labels = [_array(path, f"{split}_labels") for split in _held(path)]
+    return max((one.size // len(one) for one in labels), default=0)
 
 
 def read_row(entry: Entry) -> np.ndarray:
@@ -35,6 +46,13 @@ def read_row(entry: Entry) -> np.ndarray:
 def release() -> None:
     """Forget the arrays, which hold a whole archive; a row that is read later reads them again."""
     _images.cache_clear()
+
+
+def _held(path: Path) -> tuple[str, ...]:
+    """The splits that an archive has images of."""
+    check_regular(path)
+    with guard("npz", path), np.load(path, allow_pickle=False) as archive:
+        return tuple(split for split in SPLITS if f"{split}_images" in archive)
 
 
 def _split(path: Path, split: str, column: int | None) -> list[Entry]:

@@ -18,13 +18,15 @@ READ = ("path", "label", "split", "patient")
 class Row:
     """path: of a file or folder, relative to the table, in its simplest form.
 
-    label: the index of its class among those of all splits, as ``classes`` says. patient: as it is written there.
+    label: the index of its class among those of all splits, as ``classes`` says; written: as it stands there.
+    patient: whose it is, as it stands there.
     """
 
     path: str
     label: int
     split: str = ""
     patient: str = ""
+    written: str = ""
 
 
 def is_table(root: Path) -> bool:
@@ -54,6 +56,16 @@ def rows(table: Path, split: str | None) -> list[Row]:
     if chosen := [row for row in found if row.split == split]:
         return chosen
     raise DataError("labels", f"has no row of data.split {split} but {held}", str(table))
+
+
+def class_names(table: Path) -> dict[int, str]:
+    """How the first label of each class is written, by the class's index; nothing of unknown labels.
+
+    Raises:
+        DataError: ``labels``: no such table.
+    """
+    known = [row for row in rows(table, "all") if row.label >= 0]
+    return {row.label: row.written for row in reversed(known)}
 
 
 def classes(labels: Iterable[str]) -> dict[str, int]:
@@ -94,7 +106,10 @@ def _read(table: Path) -> tuple[list[Row], bool]:
     if nameless := [i for i, (path, *_) in enumerate(found, start=1) if not path]:
         raise DataError("labels", f"row {nameless[0]} names no path", str(table))
     index = classes(label for _, label, *_ in found)
-    rows = [Row(PurePosixPath(path).as_posix(), index[label], *others) for path, label, *others in found]
+    rows = [
+        Row(PurePosixPath(path).as_posix(), index[label], split, patient, label)
+        for path, label, split, patient in found
+    ]
     return rows, "split" in columns
 
 
