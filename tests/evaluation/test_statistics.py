@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 from sklearn import metrics as sk
 
+from volssl.errors import DataError
 from volssl.evaluation.ranking import auc
 from volssl.evaluation.statistics import (
     CLASS_METRICS,
@@ -14,12 +15,13 @@ from volssl.evaluation.statistics import (
     Estimate,
     binary_metrics,
     bootstrap,
+    bootstrap_of,
     class_metrics,
     estimate,
     in_words,
     youden,
 )
-from volssl.evaluation.target import Floats, Ints
+from volssl.evaluation.target import Floats, Ints, Target
 
 
 def delong(y: Ints, score: Floats) -> tuple[float, tuple[float, float]]:
@@ -159,20 +161,72 @@ def test_single_class_resamples_are_redrawn_and_counted() -> None:
         bootstrap(np.zeros(5, dtype=np.int64), np.arange(5), 10, seed=0)
 
 
-def coverage(spread: float) -> float:
-    """Share of 200 simulated cohorts of 120 whose interval, scaled by ``spread``, holds the true AUC."""
-    truth, held = norm.cdf(1.5 / np.sqrt(2)), 0
+def test_the_bootstrap_of_a_target_is_that_of_its_classes() -> None:
+    """The same draws: results do not depend on which of the two is asked."""
+    y, groups = np.arange(30) % 3, np.arange(30) // 2
+    target = Target("classes", y, ("a", "b", "c"))
+    np.testing.assert_array_equal(bootstrap_of(target, groups, 50, 1).weight, bootstrap(y, groups, 50, 1).weight)
+
+
+def test_resamples_in_which_nothing_varies_are_redrawn() -> None:
+    """Label x is there once of 10, y never: a resample without x's row, or with it alone, has no AUC at all.
+
+    A number that is 0 nine times and 1 once likewise. Each lacks it with probability .9^10 = .349.
+    """
+    x = np.eye(10, dtype=np.int64)[0]
+    labels = Target("labels", np.column_stack([x, np.zeros_like(x)]), ("x", "y"))
+    for target in (labels, Target("number", x.astype(np.float64), ("age",))):
+        draws = bootstrap_of(target, np.arange(10), 1000, seed=0)
+        assert (draws.weight[:, 0] > 0).all()
+        assert (draws.weight[:, 1:].sum(axis=1) > 0).all()
+        assert draws.redrawn == pytest.approx(1000 * 0.349 / 0.651, rel=0.15)
+        with pytest.raises(ValueError, match="nothing varies"):
+            bootstrap_of(target.at(np.arange(1, 10)), np.arange(9), 10, seed=0)
+
+
+def test_a_label_that_is_unknown_does_not_vary() -> None:
+    """Rows 0 and 1 alone know x, and from both sides: they are in every resample; the eight others are 0 to 8 times."""
+    target = Target("labels", np.array([[1], [0], *[[-1]] * 8]), ("x",))
+    weight = bootstrap_of(target, np.arange(10), 200, seed=0).weight
+    assert (weight[:, :2] > 0).all()
+    assert (weight[:, 2:] == 0).any(axis=0).all()
+
+
+def test_too_rare_to_resample_is_an_error_and_not_for_ever() -> None:
+    """Twenty classes of a patient each: all are in one of 20^20 / 20! = 43 million resamples."""
+    with pytest.raises(DataError, match="20 patients are too few to resample"):
+        bootstrap(np.arange(20), np.arange(20), 10, seed=0)
+
+
+def coverage() -> dict[str, float]:
+    """Share of 200 simulated cohorts whose interval holds the true AUC, Phi(1.5 / sqrt 2).
+
+    60 patients of four exams each, whose scores correlate by .8; two in five have a tear, in every exam. Of resampled
+    patients: the interval, and one of half its width; of resampled exams: the interval.
+    """
+    truth, patients = norm.cdf(1.5 / np.sqrt(2)), np.arange(240) // 4
+    y = (patients % 5 < 2).astype(np.int64)
+    held = {"patients": 0, "half": 0, "exams": 0}
     for seed in range(200):
-        y, score = cohort(120, 1.5, seed)
-        e = estimate(auc(y, score, bootstrap(y, np.arange(120), 300, seed).weight)[None])
-        held += abs(truth - (e.high + e.low) / 2) <= spread * (e.high - e.low) / 2
-    return held / 200
+        rng = np.random.default_rng(seed)
+        score = 1.5 * y + np.sqrt(0.8) * rng.normal(size=60)[patients] + np.sqrt(0.2) * rng.normal(size=240)
+        for by, groups in (("patients", patients), ("exams", np.arange(240))):
+            e = estimate(auc(y, score, bootstrap(y, groups, 250, seed).weight)[None])
+            held[by] += e.low <= truth <= e.high
+            if by == "patients":
+                held["half"] += abs(truth - (e.high + e.low) / 2) <= (e.high - e.low) / 4
+    return {name: n / 200 for name, n in held.items()}
 
 
 def test_the_interval_covers_as_it_says() -> None:
-    """Nominal 95 %. Control: an interval of half the width must fail the same test."""
-    assert 0.90 <= coverage(1.0) <= 0.99
-    assert coverage(0.5) < 0.90
+    """Nominal 95 %; at 200 cohorts its standard error is 1.5 %, and .90 and .99 are three of them away.
+
+    Controls: half the width covers far less; so do exams resampled as if each were a patient of its own.
+    """
+    found = coverage()
+    assert 0.90 <= found["patients"] <= 0.99
+    assert found["half"] < 0.80
+    assert found["exams"] < 0.80
 
 
 def test_interval_agrees_with_delong() -> None:
