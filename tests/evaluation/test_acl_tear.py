@@ -21,9 +21,10 @@ from volssl.evaluation.acl_tear import Scored, ZScored, _combine, evaluate_acl_t
 from volssl.evaluation.card import Card
 from volssl.evaluation.cohort import check_acl_tear
 from volssl.evaluation.encoder import Encoder, build_network, random_encoder, save_encoder
+from volssl.evaluation.ranking import auc
 from volssl.evaluation.results import Results
 from volssl.evaluation.splits import folds
-from volssl.evaluation.statistics import METRICS, Resamples, auc, bootstrap
+from volssl.evaluation.statistics import METRICS, Resamples, bootstrap
 from volssl.models.weights import ImportReport
 from volssl.types import Features
 
