@@ -103,6 +103,14 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbered:
+    """What the numbers 1, 2, ... stand for in what follows."""
+
+    kind: ClassVar[str] = "numbered"
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Matrices:
     """Side by side. names: what their numbers stand for."""
 

@@ -28,7 +28,6 @@ from volssl.evaluation.document import (
     folded,
     section,
 )
-from volssl.evaluation.drawing import capital
 from volssl.evaluation.findings import Findings, SetCard
 from volssl.evaluation.plots import Line, Style
 from volssl.evaluation.results import plain
@@ -56,8 +55,8 @@ GAUGES = {  # of a pre-training run's metrics.jsonl
 POINTS = 200  # of a curve
 LISTED = 20  # of what a data card leaves out
 SUMMARY = (
-    "Means over seeds with 95 % intervals over resampled test patients; columns are label budgets and, in brackets, the "
-    "labels used. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within noise."
+    "Means over seeds with 95 % intervals over resampled test patients; columns are label budgets and, in brackets, "
+    "the labels used. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within noise."
 )
 
 
@@ -98,18 +97,15 @@ def _names(findings: Findings) -> tuple[str, ...]:
 
 
 def _summary(found: tuple[Block, ...], styles: Mapping[str, Style]) -> Chapter:
-    sets = dict.fromkeys(block.data for block in found)
-    parts = {data: [_standing(b, styles) for b in found if b.data == data] for data in sets}
-    return Chapter(
-        "summary", "Summary", SUMMARY, tuple(Section(data, "", (Beside(tuple(part)),)) for data, part in parts.items())
-    )
+    tables = tuple(_standing(block, styles) for block in found)
+    return Chapter("summary", "Summary", SUMMARY, section("Scores that decide", "", each(Beside, tables)))
 
 
 def _standing(block: Block, styles: Mapping[str, Style]) -> Table:
     head = ("encoder", *(f"{b} ({block.labels(b):,.0f})" for b in block.budgets))
     rows = tuple((name, tuple(_cell(block, name, b) for b in block.budgets)) for name in block.encoders)
     swatches = tuple(plots.swatch(styles[name]) for name in block.encoders)
-    return Table(capital(block.title), head, rows, swatches)
+    return Table(f"{block.data}: {block.title}", head, rows, swatches)
 
 
 def _cell(block: Block, name: str, budget: str) -> Cell:

@@ -40,18 +40,18 @@ def drawn(thumbnails: Any) -> Ints:
 
 
 def queries(target: Target, rows: Ints, count: int) -> Ints:
-    """``count`` of the rows, evenly spaced over the classes, the values, or the combinations of labels."""
-    values = target.values[rows]
-    order = np.lexsort(values.T[::-1]) if values.ndim == 2 else np.argsort(values, kind="stable")
-    at = np.linspace(0, len(rows) - 1, 2 * min(count, len(rows)) + 1)[1::2]
-    chosen: Ints = rows[order[at.round().astype(int)]]
+    """At most ``count`` of the rows, evenly spaced over the classes, values, or combinations of labels that occur."""
+    _, first = np.unique(target.values[rows], axis=0, return_index=True)
+    at = np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)
+    chosen: Ints = rows[first[at]]
     return chosen
 
 
 def neighbours(features: Floats, groups: Groups, query: int, rows: Ints, k: int = 5) -> Ints:
     """The k of the rows that are nearest to the query by cosine and belong to another patient, nearest first."""
     others = rows[groups[rows] != groups[query]]
-    return others[np.argsort(-cosine(features, query, others), kind="stable")[:k]]
+    nearest: Ints = others[np.argsort(-cosine(features, query, others), kind="stable")[:k]]
+    return nearest
 
 
 def cosine(features: Floats, query: int, rows: Ints) -> Floats:
@@ -81,4 +81,4 @@ def projection(features: Floats) -> tuple[Ints, Floats] | None:
         start = x[:, :2] if x.shape[1] > 1 else np.column_stack([x, np.zeros(len(x))])
         start = start / start.std(axis=0).max() * 1e-4
         tsne = TSNE(init=start.astype(np.float32), perplexity=min(30, (len(x) - 1) / 3), max_iter=500, random_state=0)
-        return rows, tsne.fit_transform(x)
+        return rows, np.asarray(tsne.fit_transform(x), np.float64)

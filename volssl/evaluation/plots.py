@@ -24,6 +24,7 @@ SIZE = (3.4, 2.5)  # inches; a page shows them at 1 to 1.4 times that
 COLOURS, SHADES = 8, 6  # of series, and of a scale from low to high
 INK, RULE, GREY = "#010101", "#010102", "#010103"
 VARIABLES = {INK: "currentColor", RULE: "var(--rule)", GREY: "var(--grey)"}
+DASHES = ("--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
     "svg.fonttype": "none",
@@ -75,12 +76,11 @@ class Line:
 
 def styles(names: Sequence[str], floors: Callable[[str], bool]) -> dict[str, Style]:
     """A colour and a marker each; floors are grey and dashed."""
-    found, grey = {}, 0
+    found = {}
     for i, name in enumerate(name for name in names if not floors(name)):
         found[name] = Style(series(i), MARKERS[i % len(MARKERS)], "-")
-    for name in filter(floors, names):
-        found[name] = Style(GREY, MARKERS[grey % len(MARKERS)], ("--", ":", "-.")[grey % 3])
-        grey += 1
+    for i, name in enumerate(filter(floors, names)):
+        found[name] = Style(GREY, MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
     return found
 
 

@@ -128,7 +128,7 @@ def _all_differences(block: Block) -> Table:
 
 def _difference(found: Difference | None) -> Cell:
     if found is None or not _finite(found):
-        return Cell("–")
+        return Cell("-")
     value, _, bounds = signed(found.value).partition(" ")
     said = verdict(found.value)
     return Cell(value, bounds, SIGNS[said] if said else ("", ""))
@@ -214,8 +214,8 @@ def _weights(fusion: Fusion, metric: str) -> Table:
 
 
 def _share(value: float | None) -> Cell:
-    return Cell("–") if value is None else Cell(f"{value:.2f}", bar=min(max(value, 0.0), 1.0))
+    return Cell("-") if value is None else Cell(f"{value:.2f}", bar=min(max(value, 0.0), 1.0))
 
 
 def _fall(value: float | None, worst: float) -> Cell:
-    return Cell("–") if value is None else Cell(f"{value:+.3f}", bar=max(value, 0.0) / worst)
+    return Cell("-") if value is None else Cell(f"{value:+.3f}", bar=max(value, 0.0) / worst)

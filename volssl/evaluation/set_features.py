@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from volssl.evaluation import pictures, plots
-from volssl.evaluation.document import Beside, Key, Panel, Panels, Picture, Section, Strip, Strips, each, section
+from volssl.evaluation.document import (
+    Beside,
+    Key,
+    Numbered,
+    Panel,
+    Panels,
+    Picture,
+    Section,
+    Strip,
+    Strips,
+    each,
+    folded,
+    section,
+)
 from volssl.evaluation.drawing import Drawing
 from volssl.evaluation.findings import Pictured
 from volssl.evaluation.plots import Style
 from volssl.evaluation.target import Ints, Target
 
-QUERIES, NEAREST = 4, 5
+QUERIES, OPEN, NEAREST = 4, 2, 5  # OPEN: of the queries, those that are not folded
 ITEMS, VIEWS = 3, 6  # of what the model sees
 KINDS = 7  # classes told apart on a map
 
@@ -19,10 +34,11 @@ KINDS = 7  # classes told apart on a map
 def embedding_map(drawing: Drawing) -> tuple[Section, ...]:
     """A map per encoder, coloured by class or number."""
     says = (
-        "Each dot is a test item, placed by t-SNE so that items with similar features lie close together. Which dots are "
-        "neighbours means something; distances between far groups, their sizes and the axes mean little."
+        "Each dot is a test item, placed by t-SNE so that items with similar features lie close together. Which dots "
+        "are neighbours means something; distances between far groups, their sizes and the axes mean little."
     )
-    panels, legend = [], ()
+    panels: list[Panel] = []
+    legend: tuple[Key, ...] = ()
     for seen in drawing.pictured:
         if found := pictures.projection(seen.features):
             rows, xy = found
@@ -52,7 +68,7 @@ def _bands(target: Target) -> tuple[Ints, list[str]]:
     """Bands of a number that hold about as many rows each."""
     edges = np.unique(np.quantile(target.values, np.linspace(0, 1, plots.SHADES + 1)))
     colour = np.searchsorted(edges[1:-1], target.values, side="right")
-    names = [f"{a:.3g} to {b:.3g}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    names = [f"{a:.3g} to {b:.3g}" for a, b in pairwise(edges)]
     return colour, names or [f"{edges[0]:.3g}"]
 
 
@@ -78,13 +94,16 @@ def neighbours(drawing: Drawing) -> tuple[Section, ...]:
     target = shown[0].target
     queries = pictures.queries(target, pictures.drawn(shown[0].thumbnails), QUERIES)
     says = (
-        "A test item, and for each encoder the five of other patients whose features are nearest to it by cosine, nearest "
-        "first, among those that have a picture."
+        "A test item, and for each encoder the five of other patients whose features are nearest to it by cosine, "
+        "nearest first, among those that have a picture."
     )
-    if target.kind != "number":
-        what = "class" if target.kind == "classes" else "set of labels"
-        says += f" ✓ in a solid frame: of the same {what}; ✗ in a dashed frame: of another."
-    return section("Nearest neighbours", says, Beside(tuple(_query(shown, int(query)) for query in queries)))
+    found = tuple(_query(shown, int(query)) for query in queries)
+    parts = (each(Beside, found[:OPEN]), folded("Of other items", each(Beside, found[OPEN:])))
+    if target.kind == "number":
+        return section("Nearest neighbours", says, *parts)
+    what = "class" if target.kind == "classes" else "labels"
+    says += f" ✓ in a solid frame: of the same {what}; ✗ in a dashed frame: of others, by number."
+    return section("Nearest neighbours", says, Numbered(target.names), *parts)
 
 
 def _query(shown: list[Pictured], query: int) -> Strips:
@@ -107,19 +126,26 @@ def _neighbour(seen: Pictured, query: int, row: int) -> Picture:
     if seen.target.kind == "number":
         return Picture(source, alt, name)
     same = bool(np.array_equal(seen.target.values[row], seen.target.values[query]))
-    return Picture(
-        source, f"{alt}, {'the same' if same else 'another'}", "" if same else name, "right" if same else "wrong"
-    )
+    mark, words = ("right", "the same") if same else ("wrong", "another")
+    return Picture(source, f"{alt}, {words}", "" if same else _code(seen.target, row), mark)
 
 
 def _name(target: Target, row: int) -> str:
-    """What a row is, in a few letters."""
-    value = target.values[row]
+    """What a row is."""
     if target.kind == "number":
-        return f"{value:.3g}"
-    if target.kind == "classes":
-        return target.names[value]
-    return ", ".join(name for name, on in zip(target.names, value, strict=True) if on == 1) or "none"
+        return f"{target.values[row]:.3g}"
+    return ", ".join(target.names[i] for i in _of_row(target, row)) or "none"
+
+
+def _code(target: Target, row: int) -> str:
+    """The same by number."""
+    return ", ".join(str(i + 1) for i in _of_row(target, row)) or "none"
+
+
+def _of_row(target: Target, row: int) -> list[int]:
+    """Its class, or its labels."""
+    value = target.values[row]
+    return [int(value)] if target.kind == "classes" else np.flatnonzero(value == 1).tolist()
 
 
 def views(drawing: Drawing) -> tuple[Section, ...]:

@@ -29,7 +29,7 @@ def roc(drawing: Drawing) -> tuple[Section, ...]:
             areas = "; ".join(f"{name} {np.trapezoid(line.y, line.x):.3f}" for name, line in lines.items())
             svg = plots.roc(list(lines.values()), f"{drawing.key} roc {protocol}")
             panels.append(Panel(capital(protocol_in_words(protocol)), svg, f"ROC curves; areas below: {areas}"))
-    says = "At the largest label budget, first seed. Of several classes or labels, the mean curve of each against the rest."
+    says = "First seed, at the largest label budget. Of several classes or labels, the mean of each one's curve."
     return section("ROC", says, each(Panels, panels, drawing.legend(ranked(iter(names)))))
 
 
@@ -53,8 +53,8 @@ def numbers(drawing: Drawing) -> tuple[Section, ...]:
 def confusion(drawing: Drawing) -> tuple[Section, ...]:
     """A matrix per encoder."""
     says = (
-        "Test items by what they are (rows) and what they were called (columns), first seed, at the largest label budget. "
-        "Darker is a larger share of the row."
+        "Test items by what they are (rows) and what they were called (columns), first seed, at the largest label "
+        "budget. Darker is a larger share of the row."
     )
     return section("Confusion", says, *drawing.by_protocol(partial(_matrices, drawing)))
 

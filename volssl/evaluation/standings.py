@@ -195,9 +195,9 @@ def _caution(findings: Findings) -> Iterator[str]:
     said = Counter(verdict(d.value) for d in against)
     if len(against) > 1:
         yield (
-            f"Over all encoders, protocols and budgets, {said[BETTER]} of {len(against)} comparisons with random are better, "
-            f"{said[WORSE]} worse and {said[NOISE]} within noise. Of comparisons between equals one in twenty falls "
-            "outside a 95 % interval by chance, and the best of several by its test score is flattered a little."
+            f"Over all encoders, protocols and budgets, {said[BETTER]} of {len(against)} comparisons with random are "
+            f"better, {said[WORSE]} worse and {said[NOISE]} within noise. Of comparisons between equals one in twenty "
+            "excludes zero by chance, and to name the best of several by its test score flatters it a little."
         )
 
 
@@ -226,7 +226,7 @@ def metric_in_words(name: str) -> str:
 
 def number(e: Estimate | None, digits: int = 3) -> str:
     """The value alone, a dash where there is none."""
-    return "–" if e is None or math.isnan(e.value) else f"{e.value:.{digits}f}"
+    return "-" if e is None or math.isnan(e.value) else f"{e.value:.{digits}f}"
 
 
 def interval(e: Estimate | None, digits: int = 3) -> str:

@@ -69,8 +69,8 @@ def show(findings: Findings, console: Console) -> None:
     for line in warnings(findings):
         console.print(Text(f"LEAKAGE: {line}", style="bold red"))
     console.print(Text(findings.title, style="bold"))
-    for line in answer(findings):
-        console.print(Text(_about(*line)))
+    for about, line in answer(findings):
+        console.print(Text(_about(about, line)))
     for block in blocks(findings):
         console.print()
         console.print(Text(f"{block.data}: {block.title}", style="bold"))
