@@ -55,12 +55,27 @@ def preprocess(config: Items, region: Size) -> Preprocess:
         finite, or where a channel of a volume or all of a flat image is constant (before or after the intensity
         step; a colour may well be).
     """
+    in_space = located(config, region)
+
+    def run(image: MetaTensor) -> tuple[Tensor, tuple[float, ...]]:
+        image = in_space(image)
+        spacing = affine_to_spacing(image.affine, r=len(region))
+        return _finite(image.as_tensor()), tuple(float(s) for s in spacing)
+
+    return run
+
+
+def located(config: Items, region: Size) -> Step:
+    """As ``preprocess``, with the affine that says where in the patient each voxel of the item came to lie.
+
+    Of ``slices``, which are picked at uneven distances, it says nothing along the first axis.
+    """
     volumes = config if isinstance(config, Volumes) else None
     before = [*_orientation(volumes.orientation), *_spacing(volumes.spacing)] if volumes else []
     picked = _slices(config.slices) if isinstance(config, VolumeConfig) else []
     after = [*_foreground(crop=config.crop_foreground), *picked, _fit(config, region)]
 
-    def run(image: MetaTensor) -> tuple[Tensor, tuple[float, ...]]:
+    def run(image: MetaTensor) -> MetaTensor:
         if not isinstance(image, MetaTensor):
             raise TypeError("a plain tensor carries no geometry, and MONAI would assume 1 mm")
         with _one_thread():
@@ -69,9 +84,7 @@ def preprocess(config: Items, region: Size) -> Preprocess:
             image = _n4(image) if volumes and volumes.n4 else image
             image = _intensity(config.intensity, image)
             _refuse_constant(image, f"after {config.intensity.name} scaling every voxel", each=volumes is not None)
-            image = _apply(after, image)
-        spacing = affine_to_spacing(image.affine, r=len(region))
-        return _finite(image.as_tensor()), tuple(float(s) for s in spacing)
+            return _apply(after, image)
 
     return run
 

@@ -32,9 +32,9 @@ def build(config: VolumeConfig, region: Size, *, workers: int = 0, report: Repor
     """
     listed, bad = listing(config.root, frozenset({"dicom", "nifti"}), config.split)
     entries, unfit = arrange(config, listed)
-    read = partial(_read, config.non_finite)
+    reader = partial(read, config.non_finite)
     cached = region if config.slices is None else (config.slices, *region)
-    source = build_cache(entries, read, config, cached, workers=workers, report=report, bad=[*bad, *unfit])
+    source = build_cache(entries, reader, config, cached, workers=workers, report=report, bad=[*bad, *unfit])
     return source if config.slices is None else Slices(source)
 
 
@@ -137,7 +137,7 @@ def _names(name: str, count: int) -> Iterator[tuple[int, str]]:
         yield t, f"{name}@{t:0{width}}" if count > 1 else name
 
 
-def _read(non_finite: Literal["refuse", "zero"], entry: Entry) -> MetaTensor:
+def read(non_finite: Literal["refuse", "zero"], entry: Entry) -> MetaTensor:
     """The parts as channels on the grid of the first: linear, zero outside of a part's field of view."""
     first, *others = (load(part, non_finite=non_finite, time=entry.time) for part in entry.parts)
     if not others:
