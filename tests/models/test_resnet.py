@@ -54,6 +54,21 @@ def test_tokens_are_the_grid_in_row_major_order_and_pooled_is_their_mean() -> No
         assert net(x).pooled.dtype == torch.float32
 
 
+@pytest.mark.parametrize("options", [{"dims": 2}, {"norm": "group"}, {"shortcut": "A", "depth": 18}, {"depth": 50}])
+def test_maps_are_those_of_the_stem_and_of_each_stage(options: dict[str, Any]) -> None:
+    """32 pixels: stem 2 -> 16, stages 1 2 2 2 -> 16, 8, 4, 2. No stage writes over what the one before it gave."""
+    net = build(**{"depth": 10, "width": 4, "stem": "small", **options}).double().eval()
+    x = torch.randn(2, 1, *[32] * net.dims, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.inference_mode():
+        maps, features, expected = net.maps(x), net(x), [net.stem(x)]
+        for stage in net.layers:
+            expected.append(stage(expected[-1].clone()))
+    assert [tuple(one.shape[2:]) for one in maps] == [(n,) * net.dims for n in (16, 16, 8, 4, 2)]
+    assert [one.shape[1] for one in maps][-1] == net.width
+    assert all(torch.equal(one, other) for one, other in zip(maps, expected, strict=True))
+    assert torch.equal(features.tokens, maps[-1].flatten(2).transpose(1, 2))
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_norm_is_everywhere(dims: Literal[2, 3]) -> None:
     """MONAI's ResNet hands ``norm`` to its stem only; the other 11 of ResNet-10's 12 norms stay batch norms."""

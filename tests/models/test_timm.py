@@ -172,6 +172,15 @@ def test_maps_are_tokens_row_by_row(model: str) -> None:
     torch.testing.assert_close(features.pooled, maps.mean((1, 2)))
 
 
+@pytest.mark.parametrize("model", STANDING_IN)
+def test_the_map_is_that_of_the_tokens(model: str) -> None:
+    """Of 16 x 24 pixels the grid is 4 x 6: token 9 is row 1, column 3."""
+    network, x = make(model).eval(), images(2, 1, 16, 24)
+    (maps,) = network.maps(x)
+    assert maps.shape == (2, network.width, 4, 6)
+    assert torch.equal(maps[:, :, 1, 3], network(x).tokens[:, 9])
+
+
 def test_prefix_tokens_are_no_part_of_the_grid() -> None:
     theirs, ours = theirs_and_ours("vit")
     x = images(2, 1, 16, 16)

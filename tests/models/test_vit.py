@@ -183,6 +183,28 @@ def test_tokens_are_in_the_order_of_the_grid() -> None:
     assert changed.nonzero().flatten().tolist() == [10]
 
 
+@ALL
+def test_maps_are_the_tokens_after_some_blocks_where_they_lie(config: ViTConfig) -> None:
+    """Of three blocks, or one, there are as many maps; the last holds the features' tokens. A network that ends after
+    the first block has the first map."""
+    network, x = make(config).eval(), images(1, 2, 2, *config.size)
+    maps, features = network.maps(x), network(x)
+    assert [one.shape for one in maps] == [(2, config.width, *features.grid)] * config.depth
+    torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), features.tokens, rtol=0, atol=1e-12)
+    network.blocks = network.blocks[:1]
+    torch.testing.assert_close(maps[0].flatten(2).transpose(1, 2), network(x).tokens, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("depth", "after"), [(12, (3, 6, 9, 12)), (6, (1, 3, 4, 6)), (5, (1, 2, 3, 5))])
+def test_maps_are_spread_evenly_over_the_blocks(depth: int, after: tuple[int, ...]) -> None:
+    """A quarter, a half, three quarters and all of the blocks, rounded down."""
+    network, x = make(PLANE.model_copy(update={"depth": depth})), images(1, 1, 2, *PLANE.size)
+    maps, blocks = network.maps(x), network.blocks
+    for one, blocks_before in zip(maps, after, strict=True):
+        network.blocks = blocks[:blocks_before]
+        torch.testing.assert_close(one.flatten(2).transpose(1, 2), network(x).tokens, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_and_autocast_run_at_another_size(dtype: torch.dtype) -> None:
     network, x = make(PLANE).float(), images(5, 2, 2, 8, 12).float()

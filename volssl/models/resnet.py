@@ -49,6 +49,13 @@ class ResNet(nn.Module):
         pooled = tokens.mean(1, dtype=torch.promote_types(out.dtype, torch.float32))
         return Features(tokens, grid=tuple(out.shape[2:]), pooled=pooled)
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What the stem and each of the four stages make of (B, C, *spatial): (B, D_s, *grid_s), the finest first."""
+        out = [self.stem(x)]
+        for stage in self.layers:
+            out.append(stage(out[-1]))
+        return out
+
 
 class Shortcut(nn.Module):
     """He et al.'s shortcut A: (B, C, *spatial) to every ``stride``-th voxel, with ``grow`` channels of zeros behind.

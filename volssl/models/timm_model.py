@@ -78,6 +78,11 @@ class Timm(nn.Module):
             f"backbone.model: {self.config.model} has no grid of features as wide as the pooled ones: use another"
         )
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The tokens of ``forward`` where they lie, the only map: (B, D, rows', columns')."""
+        features = self(x)
+        return [features.tokens.transpose(1, 2).unflatten(2, features.grid)]
+
     def _on_grid(self, out: Tensor, size: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
         """timm's maps, (B, D, rows, columns) or (B, rows, columns, D), or its sequences (B, prefix + N, D)."""
         if out.ndim == 4:

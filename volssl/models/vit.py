@@ -12,6 +12,8 @@ from volssl.errors import ConfigError
 from volssl.models import ViTConfig
 from volssl.types import Features
 
+_MAPS = 4  # as the dense prediction transformer takes (Ranftl et al. 2021, arXiv 2103.13413)
+
 
 class ViT(nn.Module):
     """ViT (Dosovitskiy et al. 2021, arXiv 2010.11929), pre-norm, with DINO's parameter names.
@@ -44,6 +46,34 @@ class ViT(nn.Module):
         Raises:
             ConfigError: the image's size is no multiple of the patch.
         """
+        hidden, grid = self._embed(x, keep)
+        for block in self.blocks:
+            hidden = block(hidden)
+        hidden = self.norm(hidden)
+        tokens = hidden[:, 1:]
+        return Features(tokens, grid, hidden[:, 0] if self.config.pool == "class" else tokens.mean(dim=1))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The patches' tokens after every quarter of the blocks, (B, D, *grid) each, under the last norm.
+
+        Those after the last block are the tokens of ``forward``; there are as many as blocks where those are fewer
+        than four.
+
+        Raises:
+            ConfigError: as ``forward``.
+        """
+        hidden, grid = self._embed(x, None)
+        parts = min(_MAPS, len(self.blocks))
+        ends = [(part + 1) * len(self.blocks) // parts for part in range(parts)]
+        out = []
+        for depth, block in enumerate(self.blocks, start=1):
+            hidden = block(hidden)
+            if depth in ends:
+                out.append(self.norm(hidden)[:, 1:].transpose(1, 2).unflatten(2, grid))
+        return out
+
+    def _embed(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
+        """The class token and those of the patches (B, 1 + M, D) with their positions, and the patches' grid."""
         if problem := self.config.fits(tuple(x.shape[2:])):
             raise ConfigError(f"views.size {problem}")
         patches = self.patch_embed(x)
@@ -53,12 +83,7 @@ class ViT(nn.Module):
         if keep is not None:
             tokens, grid = tokens.gather(1, keep[..., None].expand(-1, -1, self.width)), (keep.shape[1],)
         class_token = self.cls_token + self.pos_embed[:, :1]
-        hidden = torch.cat([class_token.expand(len(x), -1, -1), tokens], dim=1)
-        for block in self.blocks:
-            hidden = block(hidden)
-        hidden = self.norm(hidden)
-        tokens = hidden[:, 1:]
-        return Features(tokens, grid, hidden[:, 0] if self.config.pool == "class" else tokens.mean(dim=1))
+        return torch.cat([class_token.expand(len(x), -1, -1), tokens], dim=1), grid
 
 
 def resample_positions(positions: Tensor, learned: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
