@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Values put over the file's, for example loop.steps=100."),
 ]
+Encoder = Annotated[Path, typer.Argument(metavar="ENCODER", help="The encoder/ folder of a run.")]
 
 
 @app.command()
@@ -51,6 +53,51 @@ def check(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def evaluate(config: Config, overrides: Overrides = None) -> None:
+    """Say what encoders are worth when labels are few, with intervals, beside random ones and raw pixels."""
+    from volssl.config import load_evaluation
+
+    wanted = load_evaluation(config, overrides or [])
+    from volssl import run as root
+
+    root.evaluate(wanted)
+
+
+@app.command()
+def embed(
+    encoder: Encoder,
+    data: Annotated[Path, typer.Argument(help="A folder, a labels.csv or an .npz of images.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The Parquet file to write.")] = Path("features.parquet"),
+    part: Annotated[int | None, typer.Option(min=0, help="As which of several data sets items are prepared.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read items.")] = 0,
+) -> None:
+    """Write the frozen features of every image: a table of id, label and one column per feature."""
+    from volssl import run as root
+
+    root.embed(encoder, data, out, part=part, workers=workers)
+
+
+class Format(StrEnum):
+    """What an encoder may become."""
+
+    torchscript = "torchscript"
+    onnx = "onnx"
+    monai_bundle = "monai-bundle"
+
+
+@app.command()
+def export(
+    encoder: Encoder,
+    to: Annotated[Format, typer.Option(help="The form that another program reads.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The file, or the bundle's folder.")] = None,
+) -> None:
+    """Write an encoder for use without volssl, checked against the original."""
+    from volssl import run as root
+
+    root.export(encoder, to.value, out)
+
+
+@app.command()
 def phantom(
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
     train_exams: Annotated[int, typer.Option("--train", min=2, help="Training exams.")] = 240,
@@ -67,7 +114,7 @@ def phantom(
 
 @app.command("acl-tear")
 def acl_tear(
-    encoder: Annotated[Path, typer.Argument(help="The encoder/ folder of a run.")],
+    encoder: Encoder,
     data: Annotated[Path, typer.Argument(help="A folder in MRNet's layout.")],
     overrides: Annotated[
         list[str] | None,

@@ -15,7 +15,7 @@ from volssl.data import DataConfig
 from volssl.data.mixture_config import MixtureConfig
 from volssl.engine import LoopConfig, OptimConfig
 from volssl.errors import ConfigError
-from volssl.evaluation import EvaluationConfig
+from volssl.evaluation import EvaluateConfig, EvaluationConfig
 from volssl.methods import MethodConfig
 from volssl.models import BackboneConfig
 from volssl.schema import Schema
@@ -68,6 +68,23 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> 
     Raises:
         ConfigError: every fault at once, one line each: where, which key, what is wrong, what to do.
     """
+    document = _read(path, overrides)
+    run = _validate(Run, document, str(path))
+    if found := list(cross_field_faults(run, world)):
+        raise ConfigError("\n".join(_located(document, str(path), key, what) for key, what in found))
+    return run
+
+
+def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> EvaluateConfig:
+    """The configuration of ``volssl evaluate``.
+
+    Raises:
+        ConfigError: as ``load``.
+    """
+    return _validate(EvaluateConfig, _read(path, overrides), str(path))
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> strict_yaml.Document:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as e:
@@ -79,10 +96,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> 
         raise ConfigError(f"{path}: not a configuration: the top level must be keys such as data and method")
     for override in overrides:
         _apply(document, override)
-    run = _validate(Run, document, str(path))
-    if found := list(cross_field_faults(run, world)):
-        raise ConfigError("\n".join(_located(document, str(path), key, what) for key, what in found))
-    return run
+    return document
 
 
 def component(schema: type[C], given: dict[str, Any], overrides: Sequence[str] = ()) -> C:

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from volssl import appraisal
 from volssl import config as configuration
 from volssl.config import Run
 from volssl.data import PhantomConfig
-from volssl.data.items import PreparedSource, Report
+from volssl.data.identity import identify
+from volssl.data.items import PreparedSource
+from volssl.data.seen import SeenItems, run_key
 from volssl.engine.checkpoint import list_checkpoints
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
-from volssl.engine.loop import Evaluation, fit
+from volssl.engine.loop import fit
 from volssl.errors import ConfigError, RunError
-from volssl.evaluation import ACLTearConfig
+from volssl.evaluation import ACLTearConfig, EvaluateConfig
 from volssl.evaluation.acl_tear import run_acl_tear
 from volssl.evaluation.card import Card, Fingerprint
-from volssl.evaluation.cohort import check_acl_tear
+from volssl.evaluation.embed import embed as write_features
 from volssl.evaluation.encoder import Encoder, load_encoder, save_encoder
+from volssl.evaluation.export import Format
+from volssl.evaluation.export import export as write_export
 from volssl.methods.base import Method
 from volssl.models import BackboneConfig
 from volssl.models.weights import ImportReport, load_weights
+from volssl.progress import progress
 
 CONFIG, ENCODER, WEIGHTS, CHECKPOINTS = "config.yaml", "encoder", "weights.txt", "checkpoints"
+FILES: dict[Format, str] = {"torchscript": "encoder.ts", "onnx": "encoder.onnx", "monai-bundle": "bundle"}
 
 
 def train(run: Run) -> None:
@@ -50,8 +57,38 @@ def train(run: Run) -> None:
 
 def acl_tear(encoder: Path, config: ACLTearConfig, out: Path) -> None:
     """Evaluate a saved encoder on MRNet's layout and write the results to ``out``."""
+    device = _device("auto")
+    encoders = {"pre-trained": load_encoder(encoder, device)}
+    run_acl_tear(encoders, config, out, console=Console(highlight=False), device=device)
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Work out what ``config`` asks for, and write results and report to its output."""
+    appraisal.evaluate(config, _device(config.device), Console(highlight=False))
+
+
+def embed(encoder: Path, data: Path, out: Path, *, part: int | None, workers: int) -> None:
+    """Write the frozen features of all images under ``data``; those that cannot be read are told and left out."""
+    console, device = Console(highlight=False), _device("auto")
+    loaded = load_encoder(encoder, device)
+    if part is not None:
+        loaded = Encoder(loaded.network, loaded.card.part(part)).eval()
+    with progress(console, "embedding") as report:
+        done = write_features(loaded, data, out, workers=workers, device=device, report=report)
+    for problem in done.left_out:
+        console.print(f"left out: {problem}", style="yellow", markup=False)
+    left = f", {len(done.left_out)} left out" if done.left_out else ""
+    console.print(f"{out}: {loaded.width} features of {done.items} items{left}", markup=False)
+
+
+def export(encoder: Path, to: Format, out: Path | None) -> None:
+    """Write the encoder in another form, once it gives the same numbers."""
     console = Console(highlight=False)
-    _acl_tear({"pre-trained": load_encoder(encoder, _device("auto"))}, config, out, console)
+    with console.status(f"exporting to {to}") if console.is_terminal else nullcontext():
+        done = write_export(load_encoder(encoder), to, out or encoder.parent / FILES[to])
+    console.print(f"{done.path}: {to}, within {done.largest:.1e} of the encoder", markup=False)
+    for note in done.notes:
+        console.print(note, markup=False)
 
 
 def make_phantom(out: Path, *, train: int, valid: int, pixels: int, seed: int, workers: int) -> None:
@@ -59,7 +96,7 @@ def make_phantom(out: Path, *, train: int, valid: int, pixels: int, seed: int, w
     from volssl.data.phantom import generate
 
     console = Console(highlight=False)
-    with _progress(console, "making SYNTHETIC knees") as report:
+    with progress(console, "making SYNTHETIC knees") as report:
         generate(out, train=train, valid=valid, pixels=pixels, seed=seed, workers=workers, report=report)
     console.print(f"{out}: a SYNTHETIC knee cohort in MRNet's layout, {train} training and {valid} validation exams")
 
@@ -75,13 +112,14 @@ def _train(run: Run, group: Group, console: Console) -> None:
         reports: dict[str, ImportReport] = {}
         with group.together():
             if not made:
-                _check_evaluations(run)
+                appraisal.check(run)
             method = build_method(run, reports, resumed=bool(list_checkpoints(folder / CHECKPOINTS)))
             if first and reports:
                 _tell_weights(reports, folder / WEIGHTS, console)
         source = _prepare(run, group, console)
         if made:  # only now
-            _check_evaluations(run)
+            appraisal.check(run)
+        seen = cache(lambda: _seen(source, folder, console))
         fit(
             method=method,
             optim=run.optim,
@@ -93,12 +131,13 @@ def _train(run: Run, group: Group, console: Console) -> None:
             group=group,
             console=console,
             meta={"config": run.model_dump(mode="json")},
-            evaluations=_evaluations(run, source, console),
+            evaluations=appraisal.during(run, lambda method, step: _cards(method, run, source, step), seen, console),
         )
         if first:
-            encoders = _save(method, run, source, folder)
-            for wanted, out in _wanted(run):
-                _acl_tear(encoders, wanted, out, console)
+            cards = _cards(method, run, source, run.loop.steps)
+            for place, name in appraisal.places(folder / ENCODER, cards).items():
+                save_encoder(place, method.encoders[name], cards[name], seen())
+            appraisal.at_end(method, cards, run, seen, console)
 
 
 def check_labels(classes: Sequence[int], source: PreparedSource) -> None:
@@ -186,7 +225,7 @@ def _prepare(run: Run, group: Group, console: Console) -> PreparedSource:
     """The source; the first rank fills the cache, the others find it full."""
     with group.together():
         if group.rank == 0:
-            with _progress(console, "reading") as report:
+            with progress(console, "reading") as report:
                 source = run.data.build(run.region, workers=run.loop.workers, report=report)
             check_labels(run.method.label_sets, source)
             for problem in source.bad:
@@ -196,20 +235,6 @@ def _prepare(run: Run, group: Group, console: Console) -> PreparedSource:
         if group.rank > 0:
             source = run.data.build(run.region, workers=run.loop.workers)
     return source
-
-
-@contextmanager
-def _progress(console: Console, what: str) -> Iterator[Report]:
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-
-        def report(done: int, total: int, line: str) -> None:
-            bar.update(task, completed=done, total=total)
-            if line:
-                console.print(line, style="yellow", markup=False)
-
-        yield report
 
 
 def _cards(method: Method, run: Run, source: PreparedSource, step: int) -> dict[str, Card]:
@@ -233,65 +258,7 @@ def _cards(method: Method, run: Run, source: PreparedSource, step: int) -> dict[
     return {name: card(one) for name, one in zip(method.encoders, run.backbones.values(), strict=True)}
 
 
-def _save(method: Method, run: Run, source: PreparedSource, folder: Path) -> dict[str, Encoder]:
-    cards, encoders = _cards(method, run, source, run.loop.steps), method.encoders
-    alone = len(encoders) == 1
-    for name, network in encoders.items():
-        save_encoder(folder / ENCODER if alone else folder / ENCODER / name, network, cards[name])
-    return {"pre-trained" if alone else name: Encoder(network, cards[name]) for name, network in encoders.items()}
-
-
-def _wanted(run: Run) -> list[tuple[ACLTearConfig, Path]]:
-    """Every evaluation and the folder of its results: its name, numbered from the second of a name on."""
-    names = [wanted.name for wanted in run.evaluate]
-    count = [names[:i].count(name) for i, name in enumerate(names)]
-    folders = [name if n == 0 else f"{name}-{n + 1}" for name, n in zip(names, count, strict=True)]
-    return [(_with_data(w, run), Path(run.output) / f) for w, f in zip(run.evaluate, folders, strict=True)]
-
-
-def _check_evaluations(run: Run) -> None:
-    """Refuse what could not be evaluated, while training or at the end.
-
-    Raises:
-        DataError, ConfigError: as ``check_acl_tear``.
-    """
-    for wanted, _ in _wanted(run):
-        check_acl_tear(wanted, wanted.data or "", channels=run.data.channels, dims=run.data.dims)
-
-
-def _evaluations(run: Run, source: PreparedSource, console: Console) -> list[Evaluation]:
-    """What runs every so many steps: its scores go into the metrics, its tables into a folder per step."""
-
-    def during(wanted: ACLTearConfig, out: Path) -> Callable[[Method, int], dict[str, float]]:
-        def evaluate(method: Method, step: int) -> dict[str, float]:
-            cards = _cards(method, run, source, step)
-            encoders = {name: Encoder(network, cards[name]) for name, network in method.encoders.items()}
-            return _acl_tear(encoders, wanted, out / f"step-{step}", console)
-
-        return evaluate
-
-    return [(wanted.every, during(wanted, out)) for wanted, out in _wanted(run) if wanted.every]
-
-
-def _with_data(wanted: ACLTearConfig, run: Run) -> ACLTearConfig:
-    """The evaluation with its data, cache and workers named: the run's own where it names none."""
-    given = wanted.model_fields_set
-    own = {"cache": run.data.cache, "workers": run.loop.workers}
-    wanted = wanted.model_copy(update={key: value for key, value in own.items() if key not in given})
-    if wanted.data is not None:
-        return wanted
-    root = Path(run.data.root)
-    cohort = next((p for p in (root, *root.parents) if (p / "train").is_dir() and (p / "valid").is_dir()), None)
-    if cohort is None:
-        raise ConfigError(f"evaluate.data: {root} is not inside a folder with train and valid: name one")
-    return wanted.model_copy(update={"data": str(cohort)})
-
-
-def _acl_tear(encoders: dict[str, Encoder], config: ACLTearConfig, out: Path, console: Console) -> dict[str, float]:
-    """Evaluate, write, print; returns the AUCs of the planes combined, by name."""
-    device = next(next(iter(encoders.values())).parameters()).device
-    results = run_acl_tear(encoders, config, out, console=console, device=device)
-    return {
-        f"{config.name}.{row.protocol}.{row.fraction:g}.{row.encoder}": row.metrics["auc"].value
-        for row in results.combined()
-    }
+def _seen(source: PreparedSource, folder: Path, console: Console) -> SeenItems:
+    """The list of the run's items, under its key."""
+    with progress(console, "listing what was seen") as report:
+        return SeenItems.of(identify(source, report=report), run_key(folder))

@@ -113,7 +113,7 @@ def test_a_row_whose_file_is_missing_is_named(cohort: Path, tmp_path: Path) -> N
     ("text", "says"),
     [
         ("file,label\na.npy,x\n", "has no column path"),
-        ("a.npy,1\n", "has no column label and path"),
+        ("a.npy,1\n", "has no column path"),
         ("path,label\na.npy,x\n./a.npy,y\n", "names a.npy twice"),
         ("path,label\na.npy,x\n,y\n", "row 2 names no path"),
         ("", "has no column"),

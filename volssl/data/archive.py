@@ -81,6 +81,16 @@ def _images(path: Path, split: str, state: str) -> np.ndarray:
     return images
 
 
+def labels_of(path: Path, split: str) -> np.ndarray:
+    """(N, columns) int64, every column of a split's labels.
+
+    Raises:
+        DataError: ``npz``: there are none.
+    """
+    labels = _array(path, f"{split}_labels")
+    return labels.reshape(len(labels), -1).astype(np.int64)
+
+
 def _labels(path: Path, split: str, count: int, column: int | None) -> list[int]:
     labels = _array(path, f"{split}_labels")
     columns = labels.reshape(len(labels), -1).shape[1]

@@ -98,8 +98,8 @@ def _read(table: Path) -> tuple[list[Row], bool]:
         with table.open(newline="", encoding="utf-8-sig") as f:
             reader = csv.DictReader(f)
             columns = reader.fieldnames or ()
-            if missing := {"path", "label"} - set(columns):
-                raise DataError("labels", f"has no column {' and '.join(sorted(missing))}", str(table))
+            if "path" not in columns:
+                raise DataError("labels", "has no column path", str(table))
             found = [[(row.get(key) or "").strip() for key in READ] for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError("labels", f"is no table in UTF-8 ({error})", str(table)) from error

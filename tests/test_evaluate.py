@@ -1,0 +1,272 @@
+"""`volssl evaluate` through the real command: what it finds, writes, resumes, and refuses in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.evaluation.planted import encoder, pictures, table
+from volssl import cli, run
+from volssl.config import load_evaluation
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "volssl", *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures of 30 patients, two each; half are bright. Split by patient; columns of every kind of target."""
+    folder = tmp_path_factory.mktemp("cohort")
+    rng = np.random.default_rng(0)
+    bright = np.repeat(rng.permutation(np.arange(30) % 2), 2)
+    names = pictures(folder / "images", bright + 0.2 * rng.normal(size=60))
+    columns: dict[str, Any] = {
+        "path": [f"images/{name}" for name in names],
+        "label": ["bright" if b else "dark" for b in bright],
+        "patient": [f"p{i // 2:02}" for i in range(60)],
+        "split": ["test" if i % 6 < 2 else "train" for i in range(60)],
+        "level": bright + 0.1 * rng.normal(size=60),
+        "a": bright,
+        "b": np.where(rng.random(60) < 0.1, "", (np.repeat(rng.random(30), 2) < 0.5).astype(int).astype(str)),
+    }
+    table(folder / "labels.csv", columns)
+    table(folder / "folds.csv", {key: value for key, value in columns.items() if key != "split"})
+    encoder(folder / "encoder", seed=7)
+    return folder
+
+
+def written(folder: Path, cohort: Path, **given: Any) -> Path:
+    """A configuration of one set, ``s``; ``table``, ``target`` and what else is given over it."""
+    root = str(cohort / given.pop("table", "labels.csv"))
+    one = {"data": {"name": "image", "root": root, "region": [16, 16]}}
+    one |= {key: given.pop(key) for key in ("target", "folds", "test") if key in given}
+    content = {
+        "output": str(folder / "out"),
+        "encoders": {"mine": str(cohort / "encoder")},
+        "sets": {"s": one},
+        "bootstrap": 100,
+        "report": False,
+        "cache": str(folder / "cache"),
+        **given,
+    }
+    path = folder / "evaluate.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "out" / "results.csv").read_text().splitlines()))
+
+
+def scores(folder: Path, metric: str) -> dict[tuple[str, str, str], float]:
+    """By encoder, protocol and budget."""
+    rows = [row for row in results(folder) if row["metric"] == metric and row["encoder"]]
+    return {(row["encoder"], row["protocol"], row["budget"]): float(row["value"]) for row in rows}
+
+
+def test_a_study_by_the_command(tmp_path: Path, cohort: Path) -> None:
+    """Two protocols, three budgets, two seeds; everybody finds the bright square with all labels; the page is there."""
+    config = written(tmp_path, cohort, fractions=[0.1, 1.0], per_class=[3], seeds=2, report=True)
+    done = command("evaluate", config)
+    assert done.returncode == 0, done.stderr
+    found = scores(tmp_path, "auroc")
+    assert {key[0] for key in found} == {"mine", "random", "pixels"}
+    assert {key[2] for key in found} == {"3 per class", "10 %", "100 %"}
+    assert min(value for (_, _, budget), value in found.items() if budget == "100 %") > 0.9
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "mine" in page
+    assert json.loads((tmp_path / "out" / "results.json").read_text())
+    assert "mine" in done.stdout
+
+
+def test_a_stopped_study_goes_on_and_finds_the_same(tmp_path: Path, cohort: Path) -> None:
+    """The answers that were kept are not worked out again: with the images gone, the same results are written."""
+    config = load_evaluation(written(tmp_path, cohort, protocols=[{"name": "linear"}]))
+    run.evaluate(config)
+    first = (tmp_path / "out" / "results.csv").read_bytes()
+    kept = sorted((tmp_path / "out" / "cells").iterdir())
+    times = [path.stat().st_mtime_ns for path in kept]
+    (tmp_path / "out" / "results.csv").unlink()
+    kept[0].write_bytes(b"torn")
+    run.evaluate(config)
+    assert (tmp_path / "out" / "results.csv").read_bytes() == first
+    assert [path.stat().st_mtime_ns for path in kept][1:] == times[1:]
+    assert kept[0].read_bytes() != b"torn"
+
+
+def test_shuffled_labels_are_worth_a_half(tmp_path: Path, cohort: Path) -> None:
+    """Labels dealt anew to patients, six times: the interval of the linear probe's AUROC holds 0.5 in five at least.
+
+    A 95 % interval misses 2 of 6 or more with probability 0.03; as they are (control), it is above 0.5.
+    """
+    held = [_holds_a_half(tmp_path / str(seed), cohort, np.random.default_rng(seed)) for seed in range(6)]
+    assert sum(held) >= 5
+    assert not _holds_a_half(tmp_path / "control", cohort, None)
+
+
+def _holds_a_half(folder: Path, cohort: Path, rng: np.random.Generator | None) -> bool:
+    folder.mkdir()
+    rows = list(csv.DictReader((cohort / "labels.csv").read_text().splitlines()))
+    dealt = [row["label"] for row in rows] if rng is None else np.repeat(rng.permutation(np.arange(30) % 2), 2)
+    kept = {key: [row[key] for row in rows] for key in ("patient", "split")}
+    table(folder / "t.csv", {"path": [str(cohort / row["path"]) for row in rows], "label": dealt, **kept})
+    encoders = {"mine": str(cohort / "encoder")}
+    cache = str(cohort / "cache")
+    config = written(
+        folder, folder, table="t.csv", encoders=encoders, protocols=[{"name": "linear"}], floors=[], cache=cache
+    )
+    run.evaluate(load_evaluation(config))
+    row = next(row for row in results(folder) if row["metric"] == "auroc")
+    return float(row["low"]) <= 0.5 <= float(row["high"])
+
+
+@pytest.mark.parametrize(
+    ("target", "metric"),
+    [({"name": "number", "column": "level"}, "r2"), ({"name": "labels", "columns": ["a", "b"]}, "auroc")],
+    ids=["number", "labels"],
+)
+def test_other_targets(tmp_path: Path, cohort: Path, target: dict[str, Any], metric: str) -> None:
+    run.evaluate(load_evaluation(written(tmp_path, cohort, target=target, table="folds.csv", folds=3)))
+    found = scores(tmp_path, metric)
+    assert found["mine", "linear", "100 %"] > (0.5 if metric == "r2" else 0.6)
+
+
+def test_everything_at_once(tmp_path: Path, cohort: Path) -> None:
+    """Fine-tuning, fusion, robustness and convergence, a few steps each, and their places in the results."""
+    encoder(tmp_path / "other", width=5, seed=8)
+    config = written(
+        tmp_path,
+        cohort,
+        encoders={"mine": str(cohort / "encoder"), "other": str(tmp_path / "other")},
+        protocols=[{"name": "linear"}, {"name": "finetune", "steps": 4, "batch": 8}],
+        fusion=[{"width": 8, "heads": 2, "steps": 10}, {"width": 8, "heads": 2, "steps": 2, "end_to_end": True}],
+        robustness={"rotation": [0, 90], "scale": [], "intensity": [], "noise": [0, 0.5], "blur": []},
+        convergence={"steps": 4, "looks": 2, "smooth": 1},
+        seeds=2,
+        report=True,
+    )
+    run.evaluate(load_evaluation(config))
+    found = scores(tmp_path, "auroc")
+    assert {"random mine", "random other", "pixels", "DVME 1", "concatenation 1", "DVME 2"} <= {key[0] for key in found}
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    clean = {(c["encoder"], c["protocol"]): c["estimates"][0]["value"] for c in content["robustness"]}
+    assert clean["mine", "linear"] == pytest.approx(found["mine", "linear", "100 %"])
+    assert len(content["savings"]) == 2
+    assert sum(content["fusions"][0]["weights"].values()) == pytest.approx(1)
+
+
+def refused(config: Path, *overrides: str) -> str:
+    """The one line that the command says, in this process: what it imports is loaded once."""
+    told = io.StringIO()
+    given = ["volssl", "evaluate", str(config), *overrides]
+    with redirect_stderr(told), patch.object(sys, "argv", given), pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "Traceback" not in told.getvalue()
+    assert len(told.getvalue().strip().splitlines()) == 1, told.getvalue()
+    return told.getvalue()
+
+
+def spoilt(folder: Path, cohort: Path, change: Any) -> Path:
+    """A configuration of the cohort's table after a change of its rows."""
+    rows = list(csv.DictReader((cohort / "labels.csv").read_text().splitlines()))
+    rows = [{**row, "path": str(cohort / row["path"])} for row in rows]
+    rows = change(rows)
+    table(folder / "spoilt.csv", {key: [row[key] for row in rows] for key in rows[0]})
+    return written(folder, folder, table="spoilt.csv", encoders={"mine": str(cohort / "encoder")})
+
+
+def test_a_missing_file_is_named(tmp_path: Path, cohort: Path) -> None:
+    message = refused(spoilt(tmp_path, cohort, lambda rows: [*rows[1:], {**rows[0], "path": "gone.png"}]))
+    assert "gone.png" in message
+
+
+def test_a_label_in_test_that_is_not_in_train(tmp_path: Path, cohort: Path) -> None:
+    def change(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [{**row, "label": "odd"} if row["patient"] in {"p00", "p03"} else row for row in rows]
+
+    message = refused(spoilt(tmp_path, cohort, change))
+    assert "odd" in message
+    assert "sets.s" in message
+
+
+def test_one_class_only(tmp_path: Path, cohort: Path) -> None:
+    message = refused(spoilt(tmp_path, cohort, lambda rows: [{**row, "label": "dark"} for row in rows]))
+    assert "dark" in message
+
+
+def test_labels_that_are_nan_are_left_out_or_refused(tmp_path: Path, cohort: Path) -> None:
+    """A few are left out, and counted in the data card; all of them are refused."""
+    some = spoilt(
+        tmp_path, cohort, lambda rows: [{**row, "label": "nan"} if i < 2 else row for i, row in enumerate(rows)]
+    )
+    run.evaluate(load_evaluation(some))
+    card = json.loads((tmp_path / "out" / "results.json").read_text())["sets"][0]
+    assert card["items"] == 58
+    assert any("2" in note for note in card["notes"]), card["notes"]
+    message = refused(spoilt(tmp_path, cohort, lambda rows: [{**row, "label": "nan"} for row in rows]))
+    assert "sets.s" in message
+
+
+def test_ten_items_at_one_percent(tmp_path: Path, cohort: Path) -> None:
+    """Two patients of each class are the least that can be cross-validated: taken, and told; with one, refused."""
+
+    def ten(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        firsts = [row for i, row in enumerate(rows) if i % 2 == 0]
+        dark, bright = ([row for row in firsts if row["label"] == label] for label in ("dark", "bright"))
+        sides = ["train"] * 3 + ["test"] * 2
+        return [{**row, "split": side} for side, row in zip(sides * 2, dark[:5] + bright[:5], strict=True)]
+
+    run.evaluate(load_evaluation(spoilt(tmp_path, cohort, ten), ["fractions=[0.01]"]))
+    row = next(row for row in results(tmp_path) if row["encoder"])
+    assert float(row["labels"]) == 4
+    card = json.loads((tmp_path / "out" / "results.json").read_text())["sets"][0]
+    assert any("two of each class" in note for note in card["notes"]), card["notes"]
+
+    def few(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [row for i, row in enumerate(ten(rows)) if i not in (0, 1)]
+
+    message = refused(spoilt(tmp_path, cohort, few), "fractions=[0.01]")
+    assert "dark" in message
+
+
+def test_a_patient_on_both_sides_is_found(tmp_path: Path, cohort: Path) -> None:
+    message = refused(spoilt(tmp_path, cohort, lambda rows: [*rows[:-1], {**rows[-1], "patient": "p00"}]))
+    assert "p00" not in message or "patient" in message
+    assert "leak" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["sets.s.target={name: classes, column: lable}"], "label"),
+        (["encoders.mine=nowhere"], "nowhere"),
+        (["sets.s.data={name: volume, root: x, region: [4, 4, 4]}"], "2D"),
+        (["protocols=[{name: linaer}]"], "linear"),
+        (["sets.s.test=[valid]"], "valid"),
+        (["fractions=[]"], "per_class"),
+    ],
+    ids=["column", "encoder", "dims", "protocol", "split", "budget"],
+)
+def test_other_faults_are_one_line(tmp_path: Path, cohort: Path, overrides: list[str], told: str) -> None:
+    assert told in refused(written(tmp_path, cohort), *overrides)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, cohort: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    assert "thesis.tex" in refused(written(tmp_path, cohort))

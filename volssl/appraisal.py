@@ -1,0 +1,264 @@
+"""Evaluations put to work: those that a run asks for, at steps and at its end, and those that a command names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+
+from volssl import config as configuration
+from volssl.config import Run
+from volssl.data.seen import KEY, SeenItems, read_key
+from volssl.engine.lock import lock
+from volssl.engine.loop import Evaluation
+from volssl.errors import ConfigError, UserError
+from volssl.evaluation import ACLTearConfig, EvaluateConfig, StudyConfig
+from volssl.evaluation.acl_tear import run_acl_tear
+from volssl.evaluation.card import Card
+from volssl.evaluation.cohort import check_acl_tear, check_study
+from volssl.evaluation.contestants import Contestant
+from volssl.evaluation.encoder import Encoder, save_encoder
+from volssl.evaluation.findings import Findings
+from volssl.evaluation.leakage import Known, known_of
+from volssl.evaluation.report import write
+from volssl.evaluation.shown import Origin
+from volssl.evaluation.study import run_study
+from volssl.evaluation.tables import show
+from volssl.methods.base import Method
+from volssl.progress import progress
+
+Wanted = ACLTearConfig | StudyConfig
+CONFIG, METRICS, CELLS, BEST = "config.yaml", "metrics.jsonl", "cells", "best"
+LINES = 400  # of a training log that a report draws
+Cards = Callable[[Method, int], dict[str, Card]]
+Seen = Callable[[], SeenItems]
+
+
+def evaluate(config: EvaluateConfig, device: str, console: Console) -> Findings:
+    """``volssl evaluate``: work everything out, or go on with it, and write results and report to ``config.output``.
+
+    Raises:
+        UserError: the output belongs to something else, or what the configuration names cannot be evaluated.
+    """
+    out = _claim(Path(config.output))
+    with lock(out):
+        _replace(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        with progress(console, "evaluating", transient_lines=True) as report:
+            found = run_study(
+                config,
+                {},
+                title=out.resolve().name,
+                seed=config.seed,
+                ledger=out / CELLS,
+                device=device,
+                origin=origin_of,
+                progress=report,
+            )
+        _tell(found, out, console, html=config.report)
+    return found
+
+
+def wanted(run: Run) -> list[tuple[Wanted, Path]]:
+    """Every evaluation and the folder of its results: its name, numbered from the second of a name on."""
+    names = [one.name for one in run.evaluate]
+    count = [names[:i].count(name) for i, name in enumerate(names)]
+    folders = [name if n == 0 else f"{name}-{n + 1}" for name, n in zip(names, count, strict=True)]
+    return [(_with_data(w, run), Path(run.output) / f) for w, f in zip(run.evaluate, folders, strict=True)]
+
+
+def check(run: Run) -> None:
+    """Refuse what could not be evaluated, while training or at the end.
+
+    Raises:
+        DataError, ConfigError: as ``check_acl_tear`` and ``check_study``.
+    """
+    for one, _ in wanted(run):
+        if isinstance(one, ACLTearConfig):
+            check_acl_tear(one, one.data or "", channels=run.data.channels, dims=run.data.dims)
+        else:
+            check_study(one, run.data.dims)
+
+
+def during(run: Run, cards: Cards, seen: Seen, console: Console) -> list[Evaluation]:
+    """What runs every so many steps: its scores go into the metrics, its tables into a folder per step."""
+
+    def at(one: Wanted, out: Path) -> Callable[[Method, int], dict[str, float]]:
+        def look(method: Method, step: int) -> dict[str, float]:
+            return _look(method, cards(method, step), run, one, out / f"step-{step}", seen, console)
+
+        return look
+
+    return [(one.every, at(one, out)) for one, out in wanted(run) if one.every]
+
+
+def at_end(method: Method, cards: Mapping[str, Card], run: Run, seen: Seen, console: Console) -> None:
+    """Everything that the run asks for, of its last step."""
+    for one, out in wanted(run):
+        _look(method, cards, run, one, out, seen, console)
+
+
+def in_memory(method: Method, cards: Mapping[str, Card]) -> dict[str, Encoder]:
+    """What the method keeps: ``pre-trained``, or its own names where there are several."""
+    alone = len(cards) == 1
+    return {
+        "pre-trained" if alone else name: Encoder(network, cards[name]) for name, network in method.encoders.items()
+    }
+
+
+def _look(
+    method: Method, cards: Mapping[str, Card], run: Run, one: Wanted, out: Path, seen: Seen, console: Console
+) -> dict[str, float]:
+    encoders = in_memory(method, cards)
+    device = next(next(iter(encoders.values())).parameters()).device
+    if isinstance(one, ACLTearConfig):
+        results = run_acl_tear(encoders, one, out, console=console, device=device)
+        rows = results.combined()
+        found = {(row.encoder, f"{row.protocol}.{row.fraction:g}"): row.metrics["auc"].value for row in rows}
+    else:
+        found = _study(encoders, one, run, out, seen, device, console)
+    if one.best:
+        own = [value for (name, _), value in found.items() if name in encoders]
+        _keep_best(method, cards, Path(run.output), sum(own) / len(own), console)
+    return {f"{one.name}.{what}.{name}": value for (name, what), value in found.items()}
+
+
+def _study(
+    encoders: Mapping[str, Encoder],
+    one: StudyConfig,
+    run: Run,
+    out: Path,
+    seen: Seen,
+    device: torch.device,
+    console: Console,
+) -> dict[tuple[str, str], float]:
+    """The deciding metric by encoder and by ``set.protocol.budget``."""
+    folder = Path(run.output)
+    history, key = _history(folder / METRICS), read_key(folder / KEY)
+
+    def origin(who: Contestant) -> Origin:
+        if who.name not in encoders:
+            return origin_of(who)
+        return Origin(run.views, history, Known(who.card, seen(), key))
+
+    with progress(console, "evaluating", transient_lines=True) as report:
+        found = run_study(
+            one,
+            encoders,
+            title=Path(run.output).resolve().name,
+            seed=run.seed,
+            device=device,
+            origin=origin,
+            progress=report,
+        )
+    _tell(found, out, console, html=one.report)
+    return {
+        (score.encoder, f"{score.data}.{score.protocol}.{_short(score.budget)}"): next(
+            iter(score.metrics.values())
+        ).value
+        for score in found.scores
+    }
+
+
+def _short(budget: str) -> str:
+    share, percent, _ = budget.partition(" %")
+    return f"{float(share) / 100:g}" if percent else budget.replace(" ", "_")
+
+
+def _tell(found: Findings, out: Path, console: Console, *, html: bool) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write(found, out, html=html)
+    show(found, console)
+    console.print(f"written to {out}", markup=False)
+
+
+def _keep_best(method: Method, cards: Mapping[str, Card], folder: Path, score: float, console: Console) -> None:
+    """Put the encoders into ``best/`` where this is the best score so far, in this process or one before."""
+    step = next(iter(cards.values())).step
+    record = folder / f"{BEST}.json"
+    if record.exists() and json.loads(record.read_text(encoding="utf-8"))["score"] >= score:
+        return
+    for place, name in places(folder / BEST, cards).items():
+        save_encoder(place, method.encoders[name], cards[name])
+    _replace(record, json.dumps({"step": step, "score": score}) + "\n")
+    console.print(f"step {step}: the best so far ({score:.3f}), kept in {folder / BEST}", markup=False)
+
+
+def places(folder: Path, cards: Mapping[str, Card]) -> dict[Path, str]:
+    """Where each encoder of a method is kept: in the folder, or in one of its own there where there are several."""
+    return {folder if len(cards) == 1 else folder / name: name for name in cards}
+
+
+@cache
+def _known(encoder: Path) -> Known:
+    return known_of(encoder)
+
+
+def origin_of(one: Contestant) -> Origin:
+    """What the folder of an encoder, and that of the run which it lies in, say of its training."""
+    if one.folder is None:
+        return Origin()
+    known, run = _known(one.folder), run_folder(one.folder)
+    if run is None:
+        return Origin(known=known)
+    try:
+        views = configuration.load(run / CONFIG).views
+    except UserError:  # of another version: the report does without them
+        views = None
+    return Origin(views, _history(run / METRICS), known)
+
+
+def run_folder(encoder: Path) -> Path | None:
+    """The folder of the run that left this encoder: around ``encoder/``, or around the folder of several."""
+    here = encoder.resolve()
+    return next((folder for folder in (here.parent, here.parent.parent) if (folder / CONFIG).is_file()), None)
+
+
+def _history(path: Path) -> tuple[dict[str, float], ...]:
+    """Lines of the log, evenly thinned, of numbers alone."""
+    if not path.is_file():
+        return ()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = []
+    for text in lines[:: max(1, len(lines) // LINES)]:
+        try:
+            entry = json.loads(text)
+        except json.JSONDecodeError:  # cut short by a kill
+            continue
+        found.append({key: float(value) for key, value in entry.items() if isinstance(value, int | float)})
+    return tuple(found)
+
+
+def _with_data(one: Wanted, run: Run) -> Wanted:
+    """The evaluation with its data, cache and workers named: the run's own where it names none."""
+    own = {"cache": run.data.cache, "workers": run.loop.workers}
+    one = one.model_copy(update={key: value for key, value in own.items() if key not in one.model_fields_set})
+    if isinstance(one, StudyConfig) or one.data is not None:
+        return one
+    root = Path(run.data.root)
+    cohort = next((p for p in (root, *root.parents) if (p / "train").is_dir() and (p / "valid").is_dir()), None)
+    if cohort is None:
+        raise ConfigError(f"evaluate.data: {root} is not inside a folder with train and valid: name one")
+    return one.model_copy(update={"data": str(cohort)})
+
+
+def _claim(out: Path) -> Path:
+    """The folder, if it is new, empty, or of an evaluation before."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"output: {out} is a file: give a folder")
+    held = sorted(p.name for p in out.iterdir() if p.name != "lock") if out.is_dir() else []
+    if held and (not (out / CONFIG).is_file() or (out / "checkpoints").exists()):
+        raise ConfigError(f"output: {out} holds {held[0]} and no evaluation: give a new or empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)

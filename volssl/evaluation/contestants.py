@@ -1,0 +1,182 @@
+"""Who competes on a data set: encoders of runs, published weights, and the floors that all of them must beat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from volssl.data import Sources, StackConfig
+from volssl.data.image_config import ImageConfig
+from volssl.errors import ConfigError, DataError
+from volssl.evaluation import EncoderConfig, SetConfig
+from volssl.evaluation.card import Card
+from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
+from volssl.models.weights import load_weights
+
+RANDOM, PIXELS = "random", "pixels"
+SCRATCH, PUBLISHED = "random", "published"  # methods that a card may name, beside those of training
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """An encoder under its name.
+
+    card: how its images are prepared. build: the encoder of a seed; None for raw pixels. drawn: whether each seed has
+    one of its own. floor: whether it is there for the others to beat. folder: where it came from, if from a folder.
+    """
+
+    name: str
+    card: Card
+    build: Callable[[int], Encoder] | None
+    drawn: bool = False
+    floor: bool = False
+    folder: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """What its numbers depend on, the seed apart."""
+        what = self.card.model_dump(mode="json", exclude={"versions", "step", "seed"})
+        return json.dumps([PIXELS if self.build is None else RANDOM if self.drawn else self.card.sha256, what])
+
+
+def contestants(
+    config: SetConfig,
+    shared: Mapping[str, EncoderConfig],
+    given: Mapping[str, Encoder],
+    floors: tuple[str, ...],
+    where: str,
+) -> tuple[Contestant, ...]:
+    """Everybody on this set: those ``given`` in memory, those of all sets, its own, then the floors.
+
+    A random encoder stands beside each shape and preprocessing there is, under ``random`` where there is one and
+    ``random NAME`` of the first encoder of its shape where there are several. Raw pixels are prepared as for the first.
+
+    Raises:
+        DataError: an encoder cannot be loaded, or takes images of another dimension or number of channels.
+        ConfigError: a name is given twice, or weights do not fit.
+    """
+    named = {**shared, **config.encoders}
+    if twice := (named.keys() & given.keys()) | (shared.keys() & config.encoders.keys()):
+        raise ConfigError(f"{where}.encoders: {sorted(twice)[0]} is named twice: give each encoder a name of its own")
+    if taken := {name for name in named if name == PIXELS or name.split()[0] == RANDOM}:
+        raise ConfigError(f"{where}.encoders: {sorted(taken)[0]} is the name of a floor: give another")
+    found = [Contestant(name, one.card, lambda _seed, one=one: one) for name, one in given.items()]
+    found += [_opened(name, encoder, config, f"{where}.encoders.{name}") for name, encoder in named.items()]
+    for one in found:
+        _check_dims(one, config, where)
+    return (*found, *_floors(found, config, floors))
+
+
+def floor_of(one: Contestant, everybody: tuple[Contestant, ...]) -> str | None:
+    """The random encoder that has its shape and preprocessing, by name."""
+    own = _shape(one.card)
+    return next((other.name for other in everybody if other.floor and other.build and _shape(other.card) == own), None)
+
+
+def _opened(name: str, config: EncoderConfig, where: SetConfig, key: str) -> Contestant:
+    if config.path is not None:
+        encoder = load_encoder(config.path)
+        if config.part is not None:
+            encoder = Encoder(encoder.network, encoder.card.part(config.part)).eval()
+        return Contestant(name, encoder.card, lambda _seed: encoder, folder=Path(config.path))
+    card = _card(config, where, key)
+    if card.method == SCRATCH:
+        return Contestant(name, card, lambda seed: random_encoder(card, seed), drawn=True)
+    network = build_network(card, seed=0)
+    try:
+        load_weights(network, config.backbone, card.channels)  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ConfigError(f"{key}.backbone.weights: {error}") from error
+    published = Encoder(network, card).eval()
+    return Contestant(name, card, lambda _seed: published)
+
+
+def _card(config: EncoderConfig, where: SetConfig, key: str) -> Card:
+    """Of a backbone that is fed as the set's ``data`` says."""
+    region = where.data.region or config.size
+    assert config.backbone is not None
+    if region is None:
+        raise ConfigError(f"{key}.size: is missing, and so is the set's data.region: give one of them")
+    size = config.size or region
+    if problem := config.backbone.fits(size):
+        raise ConfigError(f"{key}.size: {problem}")
+    weights = config.backbone.weights
+    return Card(
+        backbone=config.backbone,
+        channels=where.data.channels,
+        region=region,
+        size=size,
+        data=where.data,
+        method=PUBLISHED if weights else SCRATCH,
+        step=0,
+        seed=0,
+        sha256=weights.path if weights else "",
+    )
+
+
+def _check_dims(one: Contestant, config: SetConfig, where: str) -> None:
+    if one.card.dims != config.data.dims:
+        what = f"{one.name} takes {one.card.dims}D images, and these are {config.data.dims}D ({config.data.name})"
+        raise DataError("encoder", f"{what}: give it to another set", f"{where}.encoders")
+
+
+def _floors(found: list[Contestant], config: SetConfig, floors: tuple[str, ...]) -> Iterator[Contestant]:
+    cards = {_shape(one.card): one.card for one in reversed(found)}  # the first of each shape
+    first = {_shape(one.card): one.name for one in reversed(found)}
+    if RANDOM in floors:
+        for shape, card in reversed(cards.items()):
+            name = RANDOM if len(cards) == 1 else f"{RANDOM} {first[shape]}"
+            build = _random(card)
+            yield Contestant(name, card.model_copy(update={"method": SCRATCH}), build, drawn=True, floor=True)
+    if PIXELS in floors:
+        card = found[0].card if found else _pixel_card(config)
+        yield Contestant(PIXELS, card, None, floor=True)
+
+
+def _random(card: Card) -> Callable[[int], Encoder]:
+    return lambda seed: random_encoder(card, seed)
+
+
+def _pixel_card(config: SetConfig) -> Card:
+    """Of a set without encoders: its images as ``data`` says; the backbone is never built."""
+    from volssl.models import ResNetConfig
+
+    region = config.data.region
+    if region is None:
+        raise ConfigError("sets: a set without encoders needs data.region, the size of its raw pixels")
+    dims = config.data.dims
+    backbone = ResNetConfig(dims=2 if dims == 2 else 3, depth=10, stem="small")
+    data = config.data
+    return Card(
+        backbone=backbone, channels=data.channels, region=region, size=region, data=data, method="none", step=0, seed=0
+    )
+
+
+def _shape(card: Card) -> str:
+    """What a random encoder would have to share."""
+    kept = card.model_dump(mode="json", include={"backbone", "channels", "region", "size"})
+    prepared = card.preprocessing.model_dump(mode="json", exclude={"root", "cache", "cache_gb", "split", "max_bad"})
+    return json.dumps([kept, prepared], sort_keys=True)
+
+
+def source_config(card: Card, config: SetConfig, cache: str) -> Sources:
+    """The set's data, prepared as the card says: a configuration that builds the source.
+
+    Raises:
+        DataError: the card's preprocessing cannot read such data.
+    """
+    data = config.data
+    if isinstance(data, ImageConfig):
+        made: Sources = card.pictures(data.root, cache)
+    elif isinstance(data, StackConfig):
+        made = card.stacks(data.root, cache)
+    else:
+        made = card.source(data.root, cache)
+    update: dict[str, object] = {}
+    if "max_bad" in data.model_fields_set:
+        update["max_bad"] = data.max_bad
+    if isinstance(data, ImageConfig) and data.label_column is not None:
+        update["label_column"] = data.label_column
+    return made.model_copy(update=update)

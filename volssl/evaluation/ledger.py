@@ -1,0 +1,63 @@
+"""What an evaluation has worked out already, on disk: a study that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Ledger:
+    """Arrays by what they depend on. A file that is not what was written counts as not there.
+
+    Args:
+        folder: where they are kept; nothing is kept where it is None.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def recall(self, key: Any, make: Callable[[], Arrays]) -> Arrays:
+        """What ``make`` gave for this key, now or before.
+
+        Args:
+            key: plain JSON that names everything the arrays depend on.
+        """
+        if self.folder is None:
+            return make()
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        path = self.folder / f"{name}.safetensors"
+        if (found := _read(path)) is None:
+            found = make()
+            self._write(path, found)
+        return found
+
+    def _write(self, path: Path, arrays: Arrays) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}.new")
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        fresh.write_bytes(_signed(safetensors.numpy.save(whole)))
+        os.replace(fresh, path)
+
+
+def _signed(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest() + content
+
+
+def _read(path: Path) -> Arrays | None:
+    try:
+        signed = path.read_bytes()
+        content = signed[hashlib.sha256().digest_size :]
+        return safetensors.numpy.load(content) if _signed(content) == signed else None
+    except (OSError, SafetensorError):
+        return None

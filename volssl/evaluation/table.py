@@ -1,0 +1,235 @@
+"""The table of an evaluation set: what each item of its source is, whose it is, and on which side it stands."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volssl.data.archive import labels_of
+from volssl.data.image_config import ImageConfig
+from volssl.data.items import PreparedSource
+from volssl.data.table import UNKNOWN, classes, is_table
+from volssl.errors import DataError
+from volssl.evaluation import ClassesConfig, LabelsConfig, MasksConfig, NumberConfig, SetConfig
+from volssl.evaluation.target import Ints, Target
+
+NAMED = 3  # of several faults, those that a message names
+PRESENCE = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "true": 1, "false": 0, "-1": -1, "-1.0": -1}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the table says of the N items that it says enough of.
+
+    rows: (N,) their positions in the source. target: None for masks, whose paths are ``masks``. patients: (N,) names;
+    each item's own where ``has_patients`` is false. split: (N,) values of the column, None without one.
+    notes: what a reader should know, a line each.
+    """
+
+    rows: Ints
+    target: Target | None
+    masks: tuple[Path, ...]
+    patients: NDArray[np.str_]
+    has_patients: bool
+    split: NDArray[np.str_] | None
+    notes: tuple[str, ...]
+
+
+def read_targets(config: SetConfig, source: PreparedSource, where: str) -> Rows:
+    """Join the table that ``config.data.root`` names with the items of its source.
+
+    Rows without an answer (empty, NA, NaN; for classes also numbers below zero) are left out and counted in a note. A
+    patient that is not named is nobody else's: each such item counts alone, which a note says.
+
+    Raises:
+        DataError: ``labels``: there is no table; a column, a value, a mask or a split is not as it must be; called
+            ``where``.
+    """
+    root = Path(config.data.root)
+    if isinstance(config.data, ImageConfig) and config.data.archive:
+        return _of_archive(config, source, root, where)
+    if not is_table(root):
+        what = f"{root} is no table: let data.root name a labels.csv with a column path"
+        raise DataError("labels", what, where)
+    table = _Table(root, where)
+    of_item = table.of(source.ids)
+    target, masks, known = _answers(config, table, of_item)
+    rows = np.flatnonzero(known)
+    if not len(rows):
+        raise DataError("labels", f"no row of {root.name} says what its item is: fill the column in", where)
+    notes = [f"{len(known) - len(rows)} items without an answer are left out"] if len(rows) < len(known) else []
+    patients, has_patients = _patients(config, table, of_item[rows], notes)
+    split = _split(config, table, of_item[rows], where)
+    return Rows(
+        rows,
+        target.at(rows) if target else None,
+        tuple(masks[i] for i in rows) if masks else (),
+        patients,
+        has_patients,
+        split,
+        tuple(notes),
+    )
+
+
+class _Table:
+    """Columns of strings, and which row an item of the source is of."""
+
+    def __init__(self, path: Path, where: str) -> None:
+        self.path, self.where = path, where
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError("labels", f"{path.name} is no table in UTF-8 ({error})", where) from error
+        lines = list(csv.DictReader(text.splitlines()))
+        self.names = tuple(lines[0]) if lines else ()
+        if not lines or "path" not in self.names:
+            semicolons = " (they seem to stand between semicolons)" if ";" in text.partition("\n")[0] else ""
+            raise DataError("labels", f"{path.name} has no rows with a column path{semicolons}", where)
+        self.lines = [{key: (value or "").strip() for key, value in line.items() if key} for line in lines]
+
+    def of(self, ids: Sequence[str]) -> Ints:
+        """(N,) the row of each item: of its path, or of the longest path that its name begins with."""
+        row = {PurePosixPath(line["path"]).as_posix(): i for i, line in enumerate(self.lines)}
+        found = [next((row[name] for name in _stems(item) if name in row), -1) for item in ids]
+        if -1 in found:
+            raise DataError("labels", f"{self.path.name} has no row for {ids[found.index(-1)]}", self.where)
+        return np.array(found)
+
+    def column(self, name: str) -> list[str]:
+        """Its values in the order of the rows."""
+        if name not in self.names:
+            near = difflib.get_close_matches(name, self.names, 1, 0.6)
+            meant = f"did you mean {near[0]}?" if near else f"there is {', '.join(self.names)}"
+            raise DataError("labels", f"{self.path.name} has no column {name}: {meant}", self.where)
+        return [line.get(name, "") for line in self.lines]
+
+    def parsed(self, name: str, parse: Callable[[str], Any], wanted: str) -> list[Any]:
+        """Its values, each as ``parse`` reads it; None is a value that it cannot read."""
+        values = [parse(value) for value in self.column(name)]
+        if None in values:
+            row = values.index(None)
+            given = self.lines[row][name]
+            what = f"{self.path.name}, row {row + 1}, column {name}: {given!r} is not {wanted}"
+            raise DataError("labels", what, self.where)
+        return values
+
+
+def _stems(item: str) -> list[str]:
+    """What the row of an item may be called: its own name, or what stands before a ``/``, a ``#`` or an ``@``."""
+    cuts = [i for i, letter in enumerate(item) if letter in "/#@"]
+    return [item, *(item[:cut] for cut in reversed(cuts))]
+
+
+def _answers(config: SetConfig, table: _Table, rows: Ints) -> tuple[Target | None, tuple[Path, ...], NDArray[np.bool_]]:
+    """Of every item, and whether it is known."""
+    wanted = config.target
+    if isinstance(wanted, MasksConfig):
+        masks = tuple(table.path.parent / name for name in np.array(table.column(wanted.column))[rows])
+        named = np.array([mask != table.path.parent for mask in masks])
+        _require_masks([mask for mask in masks if mask != table.path.parent], table.where)
+        return None, masks, named
+    if isinstance(wanted, NumberConfig):
+        numbers = np.array(table.parsed(wanted.column, _number, "a number"))[rows]
+        return Target("number", numbers, (wanted.column,)), (), ~np.isnan(numbers)
+    if isinstance(wanted, LabelsConfig):
+        if not wanted.columns:
+            raise DataError("labels", "target.columns is missing: name the columns of 0 and 1", table.where)
+        each = [table.parsed(name, _presence, "0, 1 or empty") for name in wanted.columns]
+        values = np.array(each, dtype=np.int64).T[rows]
+        return Target("labels", values, wanted.columns), (), (values >= 0).any(axis=1)
+    written = table.column(wanted.column)
+    index = classes(written)
+    names = {number: label for label, number in reversed(index.items()) if number >= 0}
+    y = np.array([index[label] for label in written], dtype=np.int64)[rows]
+    return Target("classes", y, tuple(names[k] for k in range(len(names)))), (), y >= 0
+
+
+def _number(text: str) -> float | None:
+    if text.lower() in UNKNOWN:
+        return math.nan
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _presence(text: str) -> int | None:
+    return -1 if text.lower() in UNKNOWN else PRESENCE.get(text.lower())
+
+
+def _require_masks(masks: Sequence[Path], where: str) -> None:
+    if gone := [mask for mask in masks if not mask.is_file()]:
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        raise DataError("missing", f"{gone[0]}{more}: the table names it, but it is not there", where)
+
+
+def _patients(config: SetConfig, table: _Table, rows: Ints, notes: list[str]) -> tuple[NDArray[np.str_], bool]:
+    if config.group not in table.names:
+        notes.append(f"no column {config.group}: each item is taken as a patient of its own")
+        return np.array([f"item {i}" for i in range(len(rows))]), False
+    given = np.array(table.column(config.group))[rows]
+    nobody = np.flatnonzero(given == "")
+    if len(nobody):
+        notes.append(f"{len(nobody)} items name no {config.group}: each is taken as one of its own")
+    named = np.array([f"{config.group} {name}" for name in given], dtype=object)
+    named[nobody] = [f"item {i}" for i in nobody]
+    return named.astype(np.str_), True
+
+
+def _split(config: SetConfig, table: _Table, rows: Ints, where: str) -> NDArray[np.str_] | None:
+    if "split" not in table.names:
+        return None
+    split = np.array(table.column("split"))[rows]
+    _require_sides(config, split, where)
+    return split
+
+
+def _require_sides(config: SetConfig, split: NDArray[np.str_], where: str) -> None:
+    """Each side's names are there, and none is on both."""
+    held = Counter(split.tolist())
+    for key, names in (("train", config.train), ("test", config.test)):
+        if unknown := [name for name in names if name not in held]:
+            have = ", ".join(f"{name or '(empty)'} ({count})" for name, count in sorted(held.items()))
+            raise DataError("labels", f"{key}: no row has split {unknown[0]} but {have}: write {key}: [...]", where)
+    if both := set(config.train) & set(config.test):
+        raise DataError("leak", f"split {sorted(both)[0]} is in train and in test: leave it in one", where)
+
+
+def _of_archive(config: SetConfig, source: PreparedSource, root: Path, where: str) -> Rows:
+    """Its rows are called ``split/number``."""
+    split, number = zip(*(name.split("/") for name in source.ids), strict=True)
+    labels: Mapping[str, NDArray[np.int64]] = {name: labels_of(root, name) for name in dict.fromkeys(split)}
+    held = np.stack([labels[side][int(i)] for side, i in zip(split, number, strict=True)])
+    rows = np.arange(len(source))
+    target = _archived(config, held, where)
+    sides = np.array(split)
+    _require_sides(config, sides, where)
+    notes = ("an .npz names no patients: each image is taken as a patient of its own",)
+    return Rows(rows, target, (), np.array([f"item {i}" for i in rows]), False, sides, notes)
+
+
+def _archived(config: SetConfig, held: NDArray[np.int64], where: str) -> Target:
+    """held: (N, columns)."""
+    if isinstance(config.target, LabelsConfig):
+        if not np.isin(held, (-1, 0, 1)).all():
+            raise DataError(
+                "labels", "the archive holds more than 0, 1 and -1: use target: classes", where
+            )
+        return Target("labels", held, tuple(f"label {i}" for i in range(held.shape[1])))
+    column = getattr(config.data, "label_column", None) or 0
+    if isinstance(config.target, ClassesConfig):
+        found, y = np.unique(held[:, column], return_inverse=True)
+        return Target("classes", y.astype(np.int64), tuple(str(value) for value in found))
+    if isinstance(config.target, NumberConfig):
+        return Target("number", held[:, column].astype(np.float64), (config.target.column,))
+    raise DataError("labels", "an .npz has no masks: use a labels.csv of volumes", where)
