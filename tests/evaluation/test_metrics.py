@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as sk
-from sklearn.calibration import calibration_curve
 
-from volssl.evaluation.metrics import BINS, METRICS, calibration_bins, confusion, metrics_of, roc_points
-from volssl.evaluation.ranking import auc, auc_within
+from volssl.evaluation.metrics import BINS, METRICS, metrics_of
 from volssl.evaluation.statistics import bootstrap_of, estimate
 from volssl.evaluation.target import Floats, Ints, Predicted, Target
 
@@ -310,70 +307,3 @@ def test_the_difference_of_one_answer_to_itself_is_nothing(kind: str) -> None:
     for name in one:
         e = estimate((one[name] - other[name])[None])
         assert (e.value, e.low, e.high) == (0.0, 0.0, 0.0)
-
-
-def test_confusion_equals_scikit_learn() -> None:
-    """Rows are true, columns called; a class that is nowhere keeps its row and column."""
-    target, answer = several(50, 3, 0)
-    wide = Target("classes", target.values, ("a", "b", "c", "d"))
-    low = replace(answer, score=np.column_stack([answer.score, np.full(50, -99.0)]))
-    want = sk.confusion_matrix(target.values, answer.score.argmax(axis=1), labels=range(4))
-    np.testing.assert_array_equal(confusion(wide, low), want)
-    two, logits = binary(50, 0)
-    np.testing.assert_array_equal(confusion(two, logits), sk.confusion_matrix(two.values, logits.score >= 0))
-    with pytest.raises(ValueError, match="number has no table"):
-        confusion(*cohort("number", True, 0))
-
-
-def test_the_roc_curve_of_one_model_is_scikit_learns() -> None:
-    """Every point of it lies on the curve (ties make slanted pieces), which ascends from (0, 0) to (1, 1)."""
-    target, answer = binary(40, 0)
-    fpr, tpr = roc_points(target.values, answer.score)
-    for f, t in zip(*sk.roc_curve(target.values, answer.score)[:2], strict=True):
-        assert tpr[fpr == f].min() <= t <= tpr[fpr == f].max()
-    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
-    assert (np.diff(fpr) >= 0).all()
-    assert (np.diff(tpr) >= 0).all()
-    assert np.trapezoid(tpr, fpr) == pytest.approx(sk.roc_auc_score(target.values, answer.score))
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_the_area_under_averaged_curves_is_the_auc_within(seed: int) -> None:
-    """Four models of unequal folds, ties, one fold of a single class. Control: ranked together, another area."""
-    rng = np.random.default_rng(seed)
-    y, fold = rng.integers(0, 2, 60), np.minimum(rng.integers(0, 7, 60), 3)
-    y[fold == 2] = 1
-    score = np.round(rng.normal(size=60) + y, 1) + 2.0 * fold
-    fpr, tpr = roc_points(y, score, fold)
-    ones = np.ones((1, 60))
-    assert np.trapezoid(tpr, fpr) == pytest.approx(auc_within(y, score, ones, fold)[0])
-    assert np.trapezoid(tpr, fpr) != pytest.approx(auc(y, score, ones)[0])
-    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
-    with pytest.raises(ValueError, match="both classes"):
-        roc_points(y, score, np.arange(60))
-
-
-def test_calibration_bins_are_scikit_learns_and_sum_to_the_error() -> None:
-    """calibration_curve leaves empty bins out; count-weighted gaps are the calibration error."""
-    target, answer = several(80, 3, 0)
-    got = calibration_bins(target, answer)
-    assert answer.probability is not None
-    p = answer.probability
-    right, confidence = calibration_curve(p.argmax(1) == target.values, p.max(1), n_bins=BINS)
-    there = got.count > 0
-    np.testing.assert_allclose(got.right[there], right)
-    np.testing.assert_allclose(got.confidence[there], confidence)
-    assert np.isnan(got.right[~there]).all()
-    gap = got.count[there] @ np.abs(got.right - got.confidence)[there] / 80
-    assert gap == pytest.approx(plain(target, answer)["calibration_error"])
-
-
-def test_calibration_of_labels_takes_what_is_known_together() -> None:
-    """Six cells, two unknown: .9 right, .8 (as .2 of presence) right, .9 wrong, .6 right. None: refused."""
-    target = Target("labels", np.array([[1, 0], [-1, 0], [1, -1]]), ("x", "y"))
-    answer = Predicted(np.zeros((3, 2)), np.array([[0.9, 0.2], [0.5, 0.9], [0.6, 0.5]]))
-    got = calibration_bins(target, answer)
-    found: list[Any] = [(n, round(c, 6), r) for n, c, r in zip(got.count, got.confidence, got.right, strict=True) if n]
-    assert found == [(1, 0.6, 1.0), (1, 0.8, 1.0), (2, 0.9, 0.5)]
-    with pytest.raises(ValueError, match="there are none"):
-        calibration_bins(target, replace(answer, probability=None))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from sklearn.metrics import roc_curve
 
 from volssl.evaluation.ranking import one_vs_rest, ratio, running
 from volssl.evaluation.statistics import agreement, decide, f1_scores
@@ -19,18 +16,6 @@ METRICS: dict[Kind, tuple[str, ...]] = {  # the first decides
     "labels": (*_CALLS, "brier", "calibration_error"),
     "number": ("r2", "mae", "rmse", "pearson", "spearman"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Rows by the probability of the class called: bin m of M holds those in (m / M, (m + 1) / M].
-
-    count (M,) of rows; confidence (M,) their mean probability; right (M,) the share that is right. NaN where empty.
-    """
-
-    count: Ints
-    confidence: Floats
-    right: Floats
 
 
 def metrics_of(target: Target, predicted: Predicted, weight: Floats) -> dict[str, Floats]:
@@ -87,16 +72,11 @@ def _brier(y: Ints, p: Floats, weight: Floats) -> Floats:
 
 
 def _calibration_error(y: Ints, p: Floats, weight: Floats) -> Floats:
-    member, confidence, right = _in_bins(y, p)
-    apart = np.abs(weight @ (member * (right - confidence)[:, None])).sum(axis=1)
-    return ratio(apart, weight.sum(axis=1))
-
-
-def _in_bins(y: Ints, p: Floats) -> tuple[Floats, Floats, Floats]:
-    """(N, BINS) which bin a row is in, (N,) the probability of the class called, (N,) whether it is right."""
     confidence = p.max(axis=1)
-    within = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence, "left")
-    return np.eye(BINS)[within], confidence, (p.argmax(axis=1) == y).astype(np.float64)
+    apart = (p.argmax(axis=1) == y) - confidence
+    bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence, "left")  # the upper edge belongs to a bin
+    in_bins = weight @ (np.eye(BINS)[bins] * apart[:, None])
+    return ratio(np.abs(in_bins).sum(axis=1), weight.sum(axis=1))
 
 
 def _of_labels(target: Target, predicted: Predicted, weight: Floats) -> dict[str, Floats]:
@@ -167,66 +147,3 @@ def _midranks(x: Floats, weight: Floats) -> Floats:
     first, last = (np.searchsorted(x[order], x, side) for side in ("left", "right"))
     ranks: Floats = (below[first] + below[last] + 1) / 2
     return ranks
-
-
-def confusion(target: Target, predicted: Predicted) -> Ints:
-    """(K, K) rows of each true class (axis 0) that are called each class (axis 1) at the balanced operating point.
-
-    Raises:
-        ValueError: the target is not one of classes.
-    """
-    if target.kind != "classes":
-        raise ValueError(f"a target of {target.kind} has no table of classes")
-    k = len(target.names)
-    table: Ints = np.bincount(target.values * k + decide(predicted.score), minlength=k * k).reshape(k, k)
-    return table
-
-
-def roc_points(y: Ints, score: Floats, fold: Ints | None = None) -> tuple[Floats, Floats]:
-    """The ROC curve: false positive rate and true positive rate (P,), both ascending from 0 to 1.
-
-    With folds it is the vertical average (Fawcett 2006) of the models' curves, each weighing as many as it has pairs of
-    a positive and a negative: the area under it by the trapezoidal rule is ``auc_within``.
-
-    Args:
-        y: (N,) 0 or 1. score: (N,). fold: (N,) which model scored a row; a model that saw one class only is left out.
-
-    Raises:
-        ValueError: no model has rows of both classes.
-    """
-    parts = [np.arange(len(y))] if fold is None else [np.flatnonzero(fold == f) for f in np.unique(fold)]
-    parts = [p for p in parts if 0 < y[p].sum() < len(p)]
-    if not parts:
-        raise ValueError("a ROC curve needs rows of both classes that one model has scored")
-    curves = [roc_curve(y[p], score[p])[:2] for p in parts]
-    at = np.unique(np.concatenate([fpr for fpr, _ in curves]))
-    pairs = [y[p].sum() * (1 - y[p]).sum() for p in parts]
-    ends = np.average([_ends(fpr, tpr, at) for fpr, tpr in curves], axis=0, weights=pairs)
-    return np.repeat(at, 2), ends.ravel()
-
-
-def _ends(fpr: Floats, tpr: Floats, at: Floats) -> Floats:
-    """(P, 2) where a curve with vertical pieces arrives at each of ``at``, which hold all of fpr, and leaves it."""
-    first, last = np.searchsorted(fpr, at, "left"), np.searchsorted(fpr, at, "right") - 1
-    on = first <= last
-    before, after = np.maximum(first - 1, 0), first
-    width = np.where(on, 1.0, fpr[after] - fpr[before])
-    between = tpr[before] + (tpr[after] - tpr[before]) * (at - fpr[before]) / width
-    return np.column_stack([np.where(on, tpr[first], between), np.where(on, tpr[last], between)])
-
-
-def calibration_bins(target: Target, predicted: Predicted) -> Calibration:
-    """What ``calibration_error`` sums over, for a picture; of labels, all known ones together.
-
-    Raises:
-        ValueError: there are no probabilities.
-    """
-    if predicted.probability is None:
-        raise ValueError("calibration is of probabilities, and there are none")
-    y, p = target.values, predicted.probability
-    if target.kind == "labels":
-        known = y >= 0
-        y, p = y[known], np.column_stack([1 - p[known], p[known]])
-    member, confidence, right = _in_bins(y, p)
-    count = member.sum(axis=0)
-    return Calibration(count.astype(np.int64), ratio(confidence @ member, count), ratio(right @ member, count))
