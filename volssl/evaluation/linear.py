@@ -17,7 +17,6 @@ from volssl.evaluation.target import Floats, Groups, Ints, Predicted, Target
 STRENGTHS = tuple(10.0**e for e in range(-5, 2))  # of C, strongest regularisation first
 PENALTIES = tuple(10.0**e for e in range(1, -8, -1))  # of ridge regression, as shares of the features' sum of squares
 FOLDS = 5
-_log_odds = log_odds
 ROUGH, EXACT = 1e-4, 1e-7  # tolerance of the solver: to choose a strength, which ranks rows alone, and to answer
 
 

@@ -50,9 +50,9 @@ def perturbed(size: tuple[int, ...], what: str, strength: float, *, joint: bool 
     """What makes the whole view (``"0"``) changed by exactly this strength; at the identity it is the clean view.
 
     Args:
-        size: of the view. what: a key of ``CHANGES``. Rotation (clockwise) and scale are in the plane, about its middle,
-        with the edge repeated beyond the image. Intensity is an exponent between the least and the greatest value, of
-        each channel or of all (``joint``). Noise is in the units of the image. Blur is in the plane.
+        size: of the view. what: a key of ``CHANGES``. Rotation (clockwise) and scale are in the plane, about its
+        middle, with the edge repeated beyond the image. Intensity is an exponent between the least and the greatest
+        value, of each channel or of all (``joint``). Noise is in the units of the image. Blur is in the plane.
 
     Raises:
         ValueError: a strength that no view can have, such as a magnification of 0.
