@@ -30,9 +30,9 @@ BUDGETS = {"1 %": 12.0, "10 %": 118.0, "100 %": 1180.0}
 AXES = {"rotation, degrees": (0.0, 5.0, 15.0, 30.0, 45.0), "noise, sd": (0.0, 0.05, 0.1, 0.2)}
 EFFECT = {"tiles": 0.45, "radiographs": 0.3, "findings": 0.12, "hippocampus": 0.02, "masks": 0.25}
 SETS = {
-    "tiles": ("classes", ("adenocarcinoma", "benign tissue", "squamous cell carcinoma"), "auc", ("linear", "knn")),
-    "radiographs": ("classes", ("normal", "pneumonia"), "auc", ("linear", "finetune")),
-    "findings": ("labels", ("effusion", "mass", "pneumothorax"), "auc", ("linear",)),
+    "tiles": ("classes", ("adenocarcinoma", "benign tissue", "squamous cell carcinoma"), "auroc", ("linear", "knn")),
+    "radiographs": ("classes", ("normal", "pneumonia"), "auroc", ("linear", "finetune")),
+    "findings": ("labels", ("effusion", "mass", "pneumothorax"), "auroc", ("linear",)),
     "hippocampus": ("number", ("anterior fraction",), "r2", ("linear",)),
     "masks": ("masks", ("anterior", "posterior"), "dice", ("voxels",)),
 }
@@ -167,7 +167,9 @@ def _learning(data: str, name: str) -> Curve:
 def _saving(data: str) -> Saving:
     percent = Estimate(62.0, 48.0, 71.0, 8.0)
     words = "simclr reaches the best score from scratch in 62 % fewer steps (95 % interval 48 to 71 %)"
-    return Saving(data, "simclr", "auc", Estimate(0.88, 0.86, 0.9, 0.01), 72.0, 190.0, 14.1, 37.5, percent, 5, 5, words)
+    return Saving(
+        data, "simclr", "auroc", Estimate(0.88, 0.86, 0.9, 0.01), 72.0, 190.0, 14.1, 37.5, percent, 5, 5, words
+    )
 
 
 def _history(name: str) -> tuple[Mapping[str, float], ...]:

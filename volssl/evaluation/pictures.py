@@ -40,7 +40,12 @@ def drawn(thumbnails: Any) -> Ints:
 
 
 def queries(target: Target, rows: Ints, count: int) -> Ints:
-    """At most ``count`` of the rows, evenly spaced over the classes, values, or combinations of labels that occur."""
+    """At most ``count`` of the rows, evenly spaced over the classes, values, or combinations of labels that occur.
+
+    Rows of which all labels are known, if there are any.
+    """
+    if target.kind == "labels" and (known := (target.values[rows] >= 0).all(axis=1)).any():
+        rows = rows[known]
     _, first = np.unique(target.values[rows], axis=0, return_index=True)
     at = np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)
     chosen: Ints = rows[first[at]]

@@ -33,6 +33,7 @@ from volssl.evaluation.standings import (
     WORSE,
     Block,
     interval,
+    is_random,
     metric_in_words,
     number,
     protocol_in_words,
@@ -100,19 +101,25 @@ def _differences(drawing: Drawing) -> tuple[Section, ...]:
         "Paired: both encoders saw the same training labels and are scored on the same resampled patients. Where the "
         "interval crosses the middle line, drawn hollow, the difference is within noise."
     )
-    return section("Differences", says, *(part for block in drawing.blocks for part in _of_block(block)))
+    fused = {fusion.name for fusion in drawing.findings.fusions}
+    return section("Differences", says, *(part for block in drawing.blocks for part in _of_block(block, fused)))
 
 
-def _of_block(block: Block) -> Iterator[Any]:
-    """Sentences at the largest budget, raw pixels apart; then all as a table, folded."""
+def _of_block(block: Block, fused: set[str]) -> Iterator[Any]:
+    """Sentences at the largest budget on random encoders and fusions; folded, the others and a table of all."""
     largest = [d for d in block.differences if d.budget == block.budgets[-1] and _finite(d)]
-    told = [d for d in largest if d.other != PIXELS] or largest
-    if told:
-        scale = max(abs(x) for d in told for x in (d.value.low, d.value.high)) or 1.0
+    told = [d for d in largest if is_random(d.other) or (d.encoder in fused and d.other != PIXELS)]
+    if largest:
         yield Heading(capital(f"{protocol_in_words(block.protocol)}, {budget_in_words(block, block.budgets[-1])}"))
-        yield Intervals(tuple(Interval(d.sentence, d.value.low, d.value.value, d.value.high) for d in told), scale)
-    if len(block.differences) > len(told):
-        yield folded(f"All {len(block.differences)} differences", _all_differences(block))
+        yield _intervals(told)
+        rest = [d for d in largest if d not in told]
+        yield folded(f"All {len(block.differences)} differences", _intervals(rest), _all_differences(block))
+
+
+def _intervals(found: list[Difference]) -> Intervals | None:
+    scale = max([abs(x) for d in found for x in (d.value.low, d.value.high)], default=0.0) or 1.0
+    lines = tuple(Interval(d.sentence, d.value.low, d.value.value, d.value.high) for d in found)
+    return Intervals(lines, scale) if lines else None
 
 
 def _finite(found: Difference) -> bool:

@@ -125,9 +125,15 @@ def _neighbour(seen: Pictured, query: int, row: int) -> Picture:
     source, alt = pictures.png(seen.thumbnails[row]), f"{seen.ids[row]}, {name}"
     if seen.target.kind == "number":
         return Picture(source, alt, name)
-    same = bool(np.array_equal(seen.target.values[row], seen.target.values[query]))
+    same = _alike(seen.target, query, row)
     mark, words = ("right", "the same") if same else ("wrong", "another")
     return Picture(source, f"{alt}, {words}", "" if same else _code(seen.target, row), mark)
+
+
+def _alike(target: Target, a: int, b: int) -> bool:
+    """Whether two rows are of one class, or have the same labels as far as they are known of both."""
+    both = np.stack([target.values[a], target.values[b]])
+    return bool((both[0] == both[1])[(both >= 0).all(axis=0)].all())
 
 
 def _name(target: Target, row: int) -> str:

@@ -54,7 +54,7 @@ def confusion(drawing: Drawing) -> tuple[Section, ...]:
     """A matrix per encoder."""
     says = (
         "Test items by what they are (rows) and what they were called (columns), first seed, at the largest label "
-        "budget. Darker is a larger share of the row."
+        "budget. The stronger the colour, the larger the share of the row."
     )
     return section("Confusion", says, *drawing.by_protocol(partial(_matrices, drawing)))
 

@@ -14,13 +14,12 @@ PROTOCOLS = {
     "knn": "k nearest neighbours",
     "linear": "linear probe",
     "finetune": "fine-tuning",
+    "finetune head": "fine-tuning of the head",
     "voxels": "linear probe of voxels",
 }
 METRICS = {
-    "auc": "AUROC",
-    "average_precision": "average precision",
-    "f1": "F1",
-    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "f1": "macro F1",
     "kappa": "quadratic kappa",
     "brier": "Brier score (lower is better)",
     "calibration_error": "calibration error (lower is better)",
@@ -28,8 +27,6 @@ METRICS = {
     "r2": "R²",
     "mae": "mean absolute error (lower is better)",
     "rmse": "root mean square error (lower is better)",
-    "ppv": "PPV",
-    "npv": "NPV",
 }
 KINDS = {"file": "the same bytes", "image": "the same image", "patient": "the same patient", "study": "the same study"}
 BETTER, WORSE, NOISE = "better than random", "worse than random", "within noise of random"
