@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from volssl import strict_yaml
 from volssl.errors import ConfigError, UserError
-from volssl.evaluation import ACLTearConfig
+from volssl.evaluation import ACLTearConfig, FinetuneConfig
 from volssl.evaluation.card import Card
 from volssl.evaluation.cohort import Cohort, Report, check_shape
 from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
 from volssl.evaluation.features import extract
-from volssl.evaluation.finetune import Recipe, finetune
+from volssl.evaluation.finetune import finetune
 from volssl.evaluation.linear import linear_probe
 from volssl.evaluation.mrnet import SPLITS, Rows, is_synthetic, names_patients
 from volssl.evaluation.results import COMBINED, Difference, Results, Row
@@ -209,7 +209,8 @@ def _finetuned(
         cohort.train.y[rows],
         cohort.source("valid", plane, encoder.card),
         groups=cohort.train.patients[rows],
-        recipe=Recipe(config.folds, config.steps, config.lr, config.batch),
+        most=config.folds,
+        config=FinetuneConfig(steps=config.steps, lr=config.lr, batch=config.batch),
         seed=seed,
         device=device,
     )

@@ -1,38 +1,28 @@
-"""Fine-tuning of the whole network with a linear head; every training item gets a held-out score."""
+"""Fine-tuning: the whole network, or its head alone, for classes, labels or a number."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from volssl.evaluation import FinetuneConfig
 from volssl.evaluation.encoder import Encoder
-from volssl.evaluation.splits import folds
-from volssl.evaluation.target import Floats, Groups, Ints
+from volssl.evaluation.fitting import Feed, Report, fit, generator_of, outputs_of
+from volssl.evaluation.layers import decayed
+from volssl.evaluation.objective import objective
+from volssl.evaluation.splits import folds, held_out
+from volssl.evaluation.target import Floats, Groups, Ints, Predicted, Target
 from volssl.models.norm import defer_statistics
 from volssl.types import Source
 from volssl.views import ViewsConfig
 from volssl.views.views import Views
 
-LOOKS = 10  # at the held-out exams, evenly over the steps
-PATIENCE = 4  # looks without an improvement, then it stops
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """steps: optimiser steps at most. lr: AdamW's peak rate, a half cosine to 0. batch: exams per step."""
-
-    folds: int
-    steps: int
-    lr: float
-    batch: int
-    weight_decay: float = 0.01
+TEARS = ("none", "torn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +37,89 @@ class Tuned:
     stopped: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Best:
-    loss: float
-    step: int
-    logits: Floats
-    state: dict[str, Tensor]
-
-
 class Classifier(nn.Module):
-    """A copy of an encoder and a linear head that starts at zero, so that no draw is needed: logits (B,)."""
+    """A copy of an encoder and a linear head that starts at zero, so that no draw is needed.
 
-    def __init__(self, encoder: Encoder) -> None:
+    Args:
+        outputs: O of the head. frozen: the encoder stays in evaluation mode and gets no gradient.
+    """
+
+    def __init__(self, encoder: Encoder, outputs: int = 1, *, frozen: bool = False) -> None:
         super().__init__()
-        self.encoder = copy.deepcopy(encoder)
+        self.encoder, self.frozen = copy.deepcopy(encoder), frozen
+        self.encoder.requires_grad_(not frozen)
         defer_statistics(self.encoder, False)  # a method's encoder moves its statistics by hand, this loop does not
-        self.head = nn.Linear(encoder.width, 1)
+        self.head = nn.Linear(encoder.width, outputs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def train(self, mode: bool = True) -> Self:
+        """As any module; of a frozen encoder, the head alone."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, *region) or (B, C, *size) to (B,)."""
-        logits: Tensor = self.head(self.encoder(images).pooled).squeeze(1)
-        return logits
+        """(B, C, *region) or (B, C, *size) to (B, O)."""
+        outputs: Tensor = self.head(self.encoder(images).pooled)
+        return outputs
+
+    def parameter_groups(self, lr: float, decay: float) -> list[dict[str, Any]]:
+        """What is trained, for an optimiser: rates fall by ``decay`` from the head to the stem."""
+        if self.frozen:
+            return [{"params": list(self.head.parameters()), "lr": lr}]
+        return decayed(self.head, self.encoder.network, lr, decay)
+
+
+def tune(
+    encoder: Encoder,
+    source: Source,
+    train_rows: Ints,
+    target: Target,
+    test_rows: Ints,
+    *,
+    groups: Groups,
+    config: FinetuneConfig,
+    seed: int,
+    device: str | torch.device = "cpu",
+    views: Views | None = None,
+    report: Report | None = None,
+) -> Predicted:
+    """Train a copy of the encoder with a linear head on the training rows, and score the test rows with it.
+
+    ``config.held`` of the training patients, stratified, say when to stop (see ``fit``) and where the thresholds are;
+    both make nothing of the test rows. Where they are too few to spare one of each class, all are learnt to the last
+    step and the thresholds are the balanced point. With ``layers: head`` the encoder gives the same features to the
+    same view, and the head still sees a new view at each step, unlike a linear probe. What is seen depends on ``seed``
+    alone, not on the encoder.
+
+    Args:
+        source: all items. train_rows: (N,) and test_rows: (M,) positions in it. target: of the N training rows, so that
+        no answer of a test row can be seen. groups: (N,) patients. views: augmentation; light where absent.
+        report: (steps done, at most).
+
+    Raises:
+        ValueError: one class alone. RunError: the loss is not finite.
+    """
+    rows, held = held_out(target, groups, config.held, seed)
+    aim = objective(target.at(rows))
+    model = Classifier(encoder, aim.outputs, frozen=config.layers == "head").to(device)
+    views = views or light_views(encoder.card.size).build()
+    best = fit(
+        model,
+        feed(source, train_rows, views, device),
+        target,
+        rows,
+        held,
+        aim,
+        parameters=model.parameter_groups(config.lr, config.layer_decay),
+        config=config,
+        generator=generator_of(seed, 0),
+        report=report,
+    )
+    test = outputs_of(model, feed(source, test_rows, views, device), np.arange(len(test_rows)), config.batch)
+    return aim.predicted(test, target, aim.cuts(best.outputs, target.at(held)))
 
 
 def finetune(
@@ -79,7 +129,8 @@ def finetune(
     test: Source,
     *,
     groups: Groups,
-    recipe: Recipe,
+    most: int,
+    config: FinetuneConfig,
     seed: int,
     device: str | torch.device = "cpu",
 ) -> Tuned:
@@ -91,20 +142,22 @@ def finetune(
 
     Args:
         train: N items; y: (N,) 0 or 1. test: M items. groups: (N,) patients, never on both sides of a fold.
+        most: folds at most. config: ``held`` is not used, a fold is.
 
     Raises:
-        ValueError: a class has fewer than two patients.
+        ValueError: a class has fewer than two patients. RunError: the loss is not finite.
     """
-    views = light_views(encoder.card.size).build()
+    views, target = light_views(encoder.card.size).build(), Target("classes", y, TEARS)
+    learnt, tested = (feed(one, np.arange(len(one)), views, device) for one in (train, test))
     oof, scores, stopped = np.zeros(len(y)), np.zeros(len(test)), []
-    parts = folds(y, groups, recipe.folds, seed)
-    for fold, (fit, held) in enumerate(parts):
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, fold]).generate_state(1)[0]))
-        model = Classifier(encoder).to(device)
-        best = _fit(model, train, y, fit, held, views=views, recipe=recipe, generator=generator, device=device)
-        model.load_state_dict(best.state)
-        oof[held] = best.logits
-        scores += predict(model, test, np.arange(len(test)), recipe.batch, device) / len(parts)
+    parts = folds(y, groups, most, seed)
+    for fold, (rows, held) in enumerate(parts):
+        aim = objective(target.at(rows))
+        model = Classifier(encoder, frozen=config.layers == "head").to(device)
+        rates, generator = model.parameter_groups(config.lr, config.layer_decay), generator_of(seed, fold)
+        best = fit(model, learnt, target, rows, held, aim, parameters=rates, config=config, generator=generator)
+        oof[held] = best.outputs[:, 0]
+        scores += outputs_of(model, tested, np.arange(len(test)), config.batch)[:, 0] / len(parts)
         stopped.append(best.step)
     return Tuned(scores, oof, tuple(stopped))
 
@@ -114,67 +167,11 @@ def light_views(size: tuple[int, ...]) -> ViewsConfig:
     return ViewsConfig(size=size, count=1, crop=(0.8, 1.0), rotate=(-10.0, 10.0), gamma=(0.9, 1.1), noise=(0.0, 0.02))
 
 
-def positive_weight(y: Ints) -> float:
-    """n_negative / n_positive, so that both classes weigh the same in the loss."""
-    return float((y == 0).sum() / (y == 1).sum())
+def feed(source: Source, rows: Ints, views: Views, device: str | torch.device) -> Feed:
+    """Images of some rows of a source, by their position among ``rows``: as views where there are seeds."""
 
+    def images(chosen: Ints, seeds: Tensor | None) -> Tensor:
+        whole = torch.stack([source[int(rows[i])].image for i in chosen]).to(device)
+        return whole if seeds is None else views(whole, seeds)["0"]
 
-def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Positions 0..n-1 for ever: each pass a new permutation in even parts of about ``size``, at least 2."""
-    parts = max(1, min(math.ceil(n / size), n // 2))
-    while True:
-        yield from torch.randperm(n, generator=generator).tensor_split(parts)
-
-
-def predict(model: nn.Module, source: Source, rows: Ints, batch: int, device: str | torch.device) -> Floats:
-    """Logits of the rows' whole views, (len(rows),), in evaluation mode."""
-    model.eval()
-    with torch.inference_mode():
-        parts = [model(_images(source, rows[i : i + batch]).to(device)) for i in range(0, len(rows), batch)]
-    return torch.cat(parts).double().cpu().numpy()
-
-
-def _fit(
-    model: Classifier,
-    train: Source,
-    y: Ints,
-    fit: Ints,
-    held: Ints,
-    *,
-    views: Views,
-    recipe: Recipe,
-    generator: torch.Generator,
-    device: str | torch.device,
-) -> _Best:
-    optimiser = torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
-    weight = torch.tensor(positive_weight(y[fit]), device=device)
-    order, every = batches(len(fit), recipe.batch, generator), math.ceil(recipe.steps / LOOKS)
-    best, since = _Best(math.inf, 0, np.zeros(len(held)), {}), 0
-    for step in range(1, recipe.steps + 1):
-        rows = fit[next(order).numpy()]
-        seeds = torch.randint(2**62, (len(rows),), generator=generator)
-        images = views(_images(train, rows).to(device), seeds)["0"]
-        target = torch.as_tensor(y[rows], dtype=torch.float32, device=device)
-        model.train()
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(F.binary_cross_entropy_with_logits(model(images), target, pos_weight=weight))
-        optimiser.step()
-        schedule.step()
-        if step % every == 0 or step == recipe.steps:
-            logits = predict(model, train, held, recipe.batch, device)
-            loss, since = _loss(y[held], logits, float(weight)), since + 1
-            if loss < best.loss:
-                best, since = _Best(loss, step, logits, copy.deepcopy(model.state_dict())), 0
-            if since == PATIENCE:
-                break
-    return best
-
-
-def _loss(y: Ints, logits: Floats, weight: float) -> float:
-    """The training loss in float64."""
-    return float(np.mean(np.where(y == 1, weight * np.logaddexp(0, -logits), np.logaddexp(0, logits))))
-
-
-def _images(source: Source, rows: Ints) -> Tensor:
-    return torch.stack([source[int(i)].image for i in rows])
+    return images
