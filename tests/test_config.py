@@ -9,6 +9,7 @@ import pytest
 from volssl import config
 from volssl.data.mixture_config import MixtureConfig
 from volssl.errors import ConfigError
+from volssl.evaluation import ACLTearConfig
 from volssl.methods import BYOLConfig
 
 GOOD = """\
@@ -159,6 +160,7 @@ def test_an_override_reaches_into_a_list(write: Path) -> None:
     write.write_text(MIXED)
     run = config.load(write, ["data.parts.1.root=c", "evaluate.0.planes=[axial]"])
     assert isinstance(run.data, MixtureConfig)
+    assert isinstance(run.evaluate[0], ACLTearConfig)
     assert ([part.root for part in run.data.parts], run.evaluate[0].planes) == (["a", "c"], ("axial",))
     assert config.differences(config.load(write), run) == ["data.parts.1.root: b -> c"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from volssl.models import ResNetConfig
 SIZE = (16, 16)
 
 
-def pictures(folder: Path, y: Sequence[float], *, strength: float = 60.0, seed: int = 0) -> list[str]:
+def pictures(folder: Path, y: Iterable[float], *, strength: float = 60.0, seed: int = 0) -> list[str]:
     """One PNG for each number: noise, and in its middle a square brighter by ``strength`` times the number."""
     rng, names = np.random.default_rng(seed), []
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def pictures(folder: Path, y: Sequence[float], *, strength: float = 60.0, seed: 
     return names
 
 
-def table(path: Path, columns: Mapping[str, Sequence[object]]) -> Path:
+def table(path: Path, columns: Mapping[str, Iterable[object]]) -> Path:
     """A CSV of these columns."""
     with path.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)

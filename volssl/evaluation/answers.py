@@ -11,20 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from volssl.errors import DataError
 from volssl.evaluation import FinetuneConfig, FusionConfig, KNNConfig, LinearConfig, VoxelsConfig
 from volssl.evaluation.chained import Chained
 from volssl.evaluation.contestants import Contestant
 from volssl.evaluation.features import extract
 from volssl.evaluation.finetune import tune
 from volssl.evaluation.fusion import Fused, concatenate, fuse, fuse_end_to_end
+from volssl.evaluation.hypercolumns import Hypercolumns, encoder_maps, pixel_maps
 from volssl.evaluation.knn import knn
-from volssl.evaluation.labelled import Budget, LabelledSet
+from volssl.evaluation.labelled import Budget, LabelledSet, Part
 from volssl.evaluation.ledger import Ledger
 from volssl.evaluation.linear import linear
 from volssl.evaluation.mrnet import Rows
 from volssl.evaluation.pixels import raw_pixels
 from volssl.evaluation.robustness import Perturbed, Strength, coloured, features_under, perturbed
 from volssl.evaluation.target import Floats, Ints, Predicted, join
+from volssl.evaluation.voxels import segmentation_dice
 from volssl.types import Source
 
 ANSWER = ("score", "probability", "called")
@@ -43,6 +46,7 @@ class Answers:
     seed: int
     device: str | torch.device
     report: Callable[[str], None]
+    _maps: tuple[tuple[str, int], Hypercolumns] | None = None
 
     def features(self, one: Contestant, seed: int) -> Floats:
         """(N, D) of every row of the set."""
@@ -55,6 +59,11 @@ class Answers:
             return {"x": extract(one.build(seed), source, batch=BATCH, device=self.device)}
 
         found = self.ledger.recall([*self._key(one, seed), "features"], make)["x"]
+        if not np.isfinite(found).all():
+            item = source.ids[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])]
+            raise DataError(
+                "non_finite", f"{one.name} gives NaN or infinity, of {item} first", f"sets.{self.data.name}"
+            )
         return found[self.data.rows].astype(np.float64)
 
     def predicted(
@@ -67,17 +76,12 @@ class Answers:
         """A linear probe of several encoders' features side by side: what a fusion must beat."""
         x = concatenate({name: self.features(one, seed) for name, one in several.items()})
         keys = [self._key(one, seed) for one in several.values()]
-        parts = [
-            self._kept(
-                [keys, "concatenated"],
-                i,
-                budget,
-                seed,
-                lambda rows, i=i: self._linear(x, rows, x[self.data.parts[i].test]),
-            )
-            for i in range(len(self.data.parts))
-        ]
-        return self._joined(parts)
+
+        def of(part: Part) -> Callable[[Ints], Predicted]:
+            return lambda rows: self._linear(x, rows, x[part.test])
+
+        parts = enumerate(self.data.parts)
+        return self._joined([self._kept([keys, "concatenated"], i, budget, seed, of(part)) for i, part in parts])
 
     def fused(
         self, several: Mapping[str, Contestant], config: FusionConfig, budget: Budget, seed: int
@@ -145,11 +149,28 @@ class Answers:
         rows, test = self.data.chosen(part, budget, seed), self.data.parts[part].test
 
         def make() -> Mapping[str, NDArray[Any]]:
-            self.report(f"{self.data.name}: voxels of {one.name}, {len(rows)} volumes, seed {seed}")
-            return {"dice": self.data.voxels(one, seed, self.device).dice(rows, test, protocol, seed)}
+            found = segmentation_dice(
+                self._columns(one, seed),
+                self.data.masks_of(one.card),
+                rows,
+                test,
+                patients=self.data.table.patients,
+                classes=len(self.data.classes),
+                voxels=protocol.voxels,
+                seed=seed,
+            )
+            return {"dice": found}
 
         key = [self._key(one, seed), protocol.model_dump(mode="json"), digest(rows), digest(test), seed]
         return self.ledger.recall(key, make)["dice"].astype(np.float64)
+
+    def _columns(self, one: Contestant, seed: int) -> Hypercolumns:
+        """Of the last encoder that was asked for: maps take memory."""
+        name = (one.name, seed if one.drawn else 0)
+        if self._maps is None or self._maps[0] != name:
+            maps = pixel_maps if one.build is None else encoder_maps(self._network(one, seed))
+            self._maps = name, Hypercolumns(maps, Rows(self.data.source(one.card), self.data.rows))
+        return self._maps[1]
 
     def _fused(
         self, several: Mapping[str, Contestant], config: FusionConfig, part: int, budget: Budget, seed: int

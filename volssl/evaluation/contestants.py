@@ -62,7 +62,7 @@ def contestants(
         raise ConfigError(f"{where}.encoders: {sorted(twice)[0]} is named twice: give each encoder a name of its own")
     if taken := {name for name in named if name == PIXELS or name.split()[0] == RANDOM}:
         raise ConfigError(f"{where}.encoders: {sorted(taken)[0]} is the name of a floor: give another")
-    found = [Contestant(name, one.card, lambda _seed, one=one: one) for name, one in given.items()]
+    found = [Contestant(name, one.card, _always(one)) for name, one in given.items()]
     found += [_opened(name, encoder, config, f"{where}.encoders.{name}") for name, encoder in named.items()]
     for one in found:
         _check_dims(one, config, where)
@@ -80,17 +80,16 @@ def _opened(name: str, config: EncoderConfig, where: SetConfig, key: str) -> Con
         encoder = load_encoder(config.path)
         if config.part is not None:
             encoder = Encoder(encoder.network, encoder.card.part(config.part)).eval()
-        return Contestant(name, encoder.card, lambda _seed: encoder, folder=Path(config.path))
+        return Contestant(name, encoder.card, _always(encoder), folder=Path(config.path))
     card = _card(config, where, key)
     if card.method == SCRATCH:
-        return Contestant(name, card, lambda seed: random_encoder(card, seed), drawn=True)
+        return Contestant(name, card, _random(card), drawn=True)
     network = build_network(card, seed=0)
     try:
         load_weights(network, config.backbone, card.channels)  # type: ignore[arg-type]
     except ConfigError as error:
         raise ConfigError(f"{key}.backbone.weights: {error}") from error
-    published = Encoder(network, card).eval()
-    return Contestant(name, card, lambda _seed: published)
+    return Contestant(name, card, _always(Encoder(network, card).eval()))
 
 
 def _card(config: EncoderConfig, where: SetConfig, key: str) -> Card:
@@ -133,6 +132,10 @@ def _floors(found: list[Contestant], config: SetConfig, floors: tuple[str, ...])
     if PIXELS in floors:
         card = found[0].card if found else _pixel_card(config)
         yield Contestant(PIXELS, card, None, floor=True)
+
+
+def _always(encoder: Encoder) -> Callable[[int], Encoder]:
+    return lambda _seed: encoder
 
 
 def _random(card: Card) -> Callable[[int], Encoder]:

@@ -76,6 +76,16 @@ class LabelledSet:
         """The items as the card prepares them."""
         return self.sources[_prepared(card)]
 
+    def masks_of(self, card: Card) -> tuple[Tensor, ...]:
+        """Of each row, (*region) int64 on the voxels of its item as the card prepares it."""
+        return self.masks[_prepared(card)]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the values 1, 2, ... of masks are; of other targets, what they name."""
+        target = self.config.target
+        return target.classes if isinstance(target, MasksConfig) else self.target.names
+
     def key(self, card: Card) -> str:
         """What names the rows as the card prepares them, with their answers."""
         source, told = self.source(card), hashlib.sha256(_prepared(card).encode())
@@ -159,13 +169,23 @@ def _sources(
         if (key := _prepared(one.card)) in found:
             continue
         report(f"reading {where.removeprefix('sets.')}")
-        found[key] = source_config(one.card, config, study.cache).build(one.card.region, workers=study.workers)
+        found[key] = _built(one.card, config, study)
         other = next(iter(found.values()))
         if found[key].ids != other.ids:
             lacks = next(iter(set(found[key].ids) ^ set(other.ids)))
             what = f"{one.name} and the encoders before it cannot all read the same items, such as {lacks}"
             raise DataError("items", f"{what}: mend or leave out those items", where)
     return found
+
+
+def _built(card: Card, config: SetConfig, study: StudyConfig) -> PreparedSource:
+    """What cannot be read is told in one line, with the first of it: a table is mended row by row."""
+    try:
+        return source_config(card, config, study.cache).build(card.region, workers=study.workers)
+    except DataError as error:
+        what, *items = error.message.splitlines()
+        first = f"; the first: {items[0].strip()}" if items else ""
+        raise DataError(error.code, what + first, error.where) from None
 
 
 def _masks(

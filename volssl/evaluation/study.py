@@ -166,7 +166,7 @@ def _measured(
     data = answers.data
     if isinstance(protocol, VoxelsConfig):
         dice = answers.dice(one, protocol, budget, seed)
-        return dice_metrics(dice, data.resamples.weight, data.config.target.classes)
+        return dice_metrics(dice, data.resamples.weight, data.classes)
     predicted = answers.predicted(one, protocol, budget, seed)
     return metrics_of(data.target.at(data.test), predicted, data.resamples.weight)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 
+from volssl.errors import DataError
 from volssl.evaluation import FinetuneConfig, LinearConfig, StudyConfig
 from volssl.evaluation.answers import Answers
 from volssl.evaluation.contestants import Contestant
@@ -65,19 +67,22 @@ def converged(config: StudyConfig, answers: Answers) -> tuple[tuple[Curve, ...],
         if one.build is None or one.drawn:
             continue
         answers.report(f"{data.name}: convergence of {one.name}")
-        saving, both = converge(
-            one.build(0),
-            lambda seed, card=one.card: random_encoder(card, seed),
-            data.source(one.card),
-            data.rows[train],
-            data.target.at(train),
-            groups=data.table.patients[train],
-            config=config.convergence,
-            seeds=config.seeds,
-            device=answers.device,
-            data=data.name,
-            name=one.name,
-        )
+        try:
+            saving, both = converge(
+                one.build(0),
+                partial(random_encoder, one.card),
+                data.source(one.card),
+                data.rows[train],
+                data.target.at(train),
+                groups=data.table.patients[train],
+                config=config.convergence,
+                seeds=config.seeds,
+                device=answers.device,
+                data=data.name,
+                name=one.name,
+            )
+        except ValueError as error:
+            raise DataError("labels", f"convergence: {error}", f"sets.{data.name}") from error
         savings.append(saving)
         curves += both
     return tuple(curves), tuple(savings)

@@ -145,7 +145,8 @@ def _answers(config: SetConfig, table: _Table, rows: Ints) -> tuple[Target | Non
             raise DataError("labels", "target.columns is missing: name the columns of 0 and 1", table.where)
         each = [table.parsed(name, _presence, "0, 1 or empty") for name in wanted.columns]
         values = np.array(each, dtype=np.int64).T[rows]
-        return Target("labels", values, wanted.columns), (), (values >= 0).any(axis=1)
+        known: NDArray[np.bool_] = np.any(values >= 0, axis=1)
+        return Target("labels", values, wanted.columns), (), known
     written = table.column(wanted.column)
     index = classes(written)
     names = {number: label for label, number in reversed(index.items()) if number >= 0}
@@ -222,9 +223,7 @@ def _archived(config: SetConfig, held: NDArray[np.int64], where: str) -> Target:
     """held: (N, columns)."""
     if isinstance(config.target, LabelsConfig):
         if not np.isin(held, (-1, 0, 1)).all():
-            raise DataError(
-                "labels", "the archive holds more than 0, 1 and -1: use target: classes", where
-            )
+            raise DataError("labels", "the archive holds more than 0, 1 and -1: use target: classes", where)
         return Target("labels", held, tuple(f"label {i}" for i in range(held.shape[1])))
     column = getattr(config.data, "label_column", None) or 0
     if isinstance(config.target, ClassesConfig):
