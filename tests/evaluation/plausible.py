@@ -28,6 +28,7 @@ ENCODERS = ("simclr", "mocov3", "dino", "dvme", "concatenation", "random", "pixe
 SKILL = {"simclr": 0.9, "mocov3": 0.7, "dino": 0.75, "dvme": 1.0, "concatenation": 0.9, "random": 0.35, "pixels": 0.4}
 BUDGETS = {"1 %": 12.0, "10 %": 118.0, "100 %": 1180.0}
 AXES = {"rotation, degrees": (0.0, 5.0, 15.0, 30.0, 45.0), "noise, sd": (0.0, 0.05, 0.1, 0.2)}
+OTHERS = ("average_precision", "accuracy", "balanced_accuracy", "f1", "kappa", "sensitivity", "specificity", "brier")
 EFFECT = {"tiles": 0.45, "radiographs": 0.3, "findings": 0.12, "hippocampus": 0.02, "masks": 0.25}
 SETS = {
     "tiles": ("classes", ("adenocarcinoma", "benign tissue", "squamous cell carcinoma"), "auroc", ("linear", "knn")),
@@ -53,7 +54,7 @@ def plausible(encoders: tuple[str, ...] = ENCODERS, sets: tuple[str, ...] = tupl
         encoders={name: _encoder(name) for name in encoders if name not in ("pixels", "dvme", "concatenation")},
         scores=scores,
         differences=tuple(_differences(scores)),
-        fusions=tuple(_fusion(data, budget, encoders) for data in sets[:2] for budget in ("10 %", "100 %")),
+        fusions=tuple(_fusion(data, budget, encoders[:3]) for data in sets[:2] for budget in ("10 %", "100 %")),
         audit=Audit(
             {"simclr": ("file", "image", "patient"), "dino": ("file",)}, (), ("dino: its card has no patients",)
         ),
@@ -92,7 +93,7 @@ def _scores(data: str, encoders: tuple[str, ...], rng: np.random.Generator) -> l
                 wide = 0.09 / (1 + 0.4 * i)
                 metrics = {metric: Estimate(value, value - wide, min(value + wide * 0.8, 1.0), 0.02)}
                 if kind == "classes":
-                    for other, shift in {"balanced_accuracy": -0.08, "brier": -0.6}.items():
+                    for other, shift in zip(OTHERS, np.linspace(-0.2, 0, len(OTHERS)).tolist(), strict=True):
                         metrics[other] = Estimate(value + shift, value + shift - wide, value + shift + wide, 0.01)
                 found.append(Score(data, name, protocol, budget, labels, 5, metrics))
     return found
@@ -132,12 +133,10 @@ def _encoder(name: str) -> Mapping[str, object]:
 
 
 def _fusion(data: str, budget: str, encoders: tuple[str, ...]) -> Fusion:
-    share = np.linspace(3, 1, 3) / 6
-    names = encoders[:3]
-    falls = (0.05, 0.012, -0.004)
-    return Fusion(
-        data, "dvme", budget, dict(zip(names, share.tolist(), strict=True)), dict(zip(names, falls, strict=True))
-    )
+    shares = np.arange(len(encoders), 0, -1) / np.arange(len(encoders) + 1).sum()
+    falls = np.linspace(0.05, -0.004, len(encoders))
+    weights, without = (dict(zip(encoders, x.tolist(), strict=True)) for x in (shares, falls))
+    return Fusion(data, "dvme", budget, weights, without)
 
 
 def _robust(data: str, name: str, axis: str, rng: np.random.Generator) -> Curve:

@@ -11,6 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 
+COLUMNS = 5  # of a table that fits a page
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """An entry of a legend."""
@@ -62,6 +65,11 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     swatches: tuple[Markup, ...] = ()
+
+    @property
+    def wide(self) -> bool:
+        """Whether it may be wider than a page, and is then moved within its own box."""
+        return len(self.head) > COLUMNS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,121 @@
+"""Who is best, what differs from random, and what the page says of it first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.evaluation.plausible import leaked, plausible
+from volssl.evaluation.findings import Audit, Difference, Findings, Overlap, Score
+from volssl.evaluation.standings import (
+    BETTER,
+    NOISE,
+    WORSE,
+    answer,
+    blocks,
+    is_floor,
+    not_floor,
+    verdict,
+    warnings,
+)
+from volssl.evaluation.statistics import Estimate
+
+NAN = float("nan")
+
+
+def score(encoder: str, value: float, *, data: str = "tiles", protocol: str = "linear", budget: str = "100 %") -> Score:
+    labels = {"10 %": 12.0, "100 %": 120.0}[budget]
+    return Score(data, encoder, protocol, budget, labels, 1, {"auroc": Estimate(value, value - 0.1, value + 0.1)})
+
+
+def gap(encoder: str, low: float, high: float, *, data: str = "tiles", other: str = "random") -> Difference:
+    e = Estimate((low + high) / 2, low, high)
+    return Difference(data, encoder, other, "linear", "100 %", "auroc", e, f"{encoder} and {other}")
+
+
+def findings(*scores: Score, differences: tuple[Difference, ...] = ()) -> Findings:
+    return Findings("t", {}, (), {}, scores, differences)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0.01, 0.1, BETTER), (-0.1, -0.01, WORSE), (-0.01, 0.1, NOISE), (0.0, 0.1, NOISE)]
+)
+def test_an_interval_that_holds_zero_is_noise(low: float, high: float, said: str) -> None:
+    assert verdict(Estimate(0.0, low, high)) == said
+    assert verdict(Estimate(NAN, NAN, NAN)) is None
+
+
+def test_floors_are_known_by_their_names() -> None:
+    names = ("random", "random simclr", "pixels", "randomised", "pixels2", "simclr")
+    assert [is_floor(name) for name in names] == [True, True, True, False, False, False]
+
+
+def test_floors_come_last_and_budgets_by_their_labels() -> None:
+    given = [score("random", 0.5), score("b", 0.7), score("a", 0.8), score("a", 0.6, budget="10 %")]
+    (block,) = blocks(findings(*given))
+    assert block.encoders == ("b", "a", "random")
+    assert block.budgets == ("10 %", "100 %")
+    assert block.labels("10 %") == 12
+    assert block.best("100 %", not_floor) == "a"
+    assert block.best("100 %", is_floor) == "random"
+    assert block.best("10 %", is_floor) is None
+    assert block.estimate("b", "10 %") is None
+
+
+def test_the_answer_names_the_best_what_it_gains_and_where_it_is_noise() -> None:
+    scores = (
+        score("a", 0.8),
+        score("b", 0.9),
+        score("random", 0.6),
+        score("pixels", 0.7),
+        score("b", 0.7, data="knees"),
+        score("random", 0.69, data="knees"),
+    )
+    differences = (
+        gap("a", 0.1, 0.3),
+        gap("b", 0.2, 0.4),
+        gap("b", 0.1, 0.3, other="pixels"),
+        gap("b", -0.1, 0.12, data="knees"),
+    )
+    said = answer(findings(*scores, differences=differences))
+    headline = "At the largest label budget, the best encoder is better than a random one on 1 of 2 data sets, by 0.300"
+    assert said[0] == ("", f"{headline}; within noise on knees.")
+    line = (
+        "b, linear probe, 100 % of the labels: AUROC 0.900 [0.800, 1.000]; better than random, +0.300 [+0.200, +0.400]"
+    )
+    assert said[1] == ("tiles", f"{line}. Best floor: pixels, 0.700.")
+    assert "within noise of random, +0.010 [-0.100, +0.120]. Best floor: random, 0.690." in said[2][1]
+    assert "2 of 3 comparisons with random are better, 0 worse and 1 within noise" in said[3][1]
+
+
+def test_nothing_is_claimed_where_nothing_is_shown() -> None:
+    worse = answer(findings(score("a", 0.5), score("random", 0.6), differences=(gap("a", -0.2, -0.05),)))
+    assert worse[0][1].startswith("No encoder is shown to be better than a random one on the data set tiles")
+    assert "worse than random" in worse[1][1]
+    assert answer(findings(score("random", 0.6))) == (("", "No encoder was evaluated beside the floors."),)
+    assert "not compared" not in answer(findings(score("a", 0.5)))[0][1]
+
+
+def test_an_undefined_score_is_never_the_best() -> None:
+    (block,) = blocks(findings(score("a", NAN), score("b", 0.4)))
+    assert block.best("100 %", not_floor) == "b"
+    assert block.estimate("a", "100 %") is None
+
+
+def test_an_encoder_is_compared_with_the_random_one_of_its_own_shape() -> None:
+    given = (gap("a", 0.1, 0.2, other="random a"), gap("b", -0.2, -0.1, other="random b"))
+    (block,) = blocks(findings(score("a", 0.5), score("b", 0.5), differences=given))
+    assert (block.verdict("a", "100 %"), block.verdict("b", "100 %")) == (BETTER, WORSE)
+
+
+def test_a_warning_counts_sides_and_names_a_few() -> None:
+    ids = tuple(f"t{i}" for i in range(7))
+    overlap = Overlap("tiles", "simclr", "image", 9, 2, ids, ("x", "y"))
+    (line,) = warnings(replace(findings(), audit=Audit(overlaps=(overlap,))))
+    assert line == (
+        "9 test items and 2 training items of tiles were in the pre-training of simclr (the same image): "
+        "t0, t1, t2, t3, t4 and 6 more"
+    )
+    assert warnings(leaked(plausible(("simclr", "random"), ("tiles",), 4)))
+    assert not warnings(findings())
