@@ -25,12 +25,13 @@ from volssl.data import DataConfig, VolumeConfig
 from volssl.data.image_config import Colour, ImageConfig
 from volssl.data.items import Window
 from volssl.data.mixture_config import MixtureConfig
+from volssl.data.seen import SeenItems
 from volssl.data.slide_config import SlideConfig
 from volssl.data.video_config import VideoConfig
 from volssl.errors import DataError
 from volssl.evaluation import encoder as encoder_file
 from volssl.evaluation.card import Card
-from volssl.evaluation.encoder import build_network, load_encoder, random_encoder, save_encoder
+from volssl.evaluation.encoder import build_network, load_encoder, load_items, random_encoder, save_encoder
 from volssl.models import ResNetConfig
 from volssl.views.views import whole
 
@@ -118,30 +119,77 @@ class Dying:
 
 @pytest.mark.parametrize("done", [False, True])
 def test_a_save_may_die_twice_at_any_call(folder: Path, card: Card, network: nn.Module, done: bool) -> None:
-    """The encoder loads after each death, the old or the new one, and the next save leaves nothing behind."""
+    """The encoder loads after each death, the old or the new one, with its own list of as many items as it has steps,
+    and the next save leaves nothing behind."""
 
     def save(step: int, lives: int) -> bool:
         with pytest.MonkeyPatch.context() as patch:
             Dying(patch, lives, done=done)
             try:
-                save_encoder(folder, network, card.model_copy(update={"step": step}))
+                save_encoder(folder, network, card.model_copy(update={"step": step}), seen(step))
             except KeyboardInterrupt:
                 return False
         return True
 
+    def loaded() -> int:
+        step, items = load_encoder(folder).card.step, load_items(folder)
+        assert items is not None
+        assert items.items == step
+        return step
+
     for first in range(100):
-        save_encoder(folder, network, card)
+        save_encoder(folder, network, card, seen(7))
         survived = save(8, first)
-        assert load_encoder(folder).card.step in (7, 8)
+        assert loaded() in (7, 8)
         for second in range(100):
             done_again = save(9, second)
-            assert load_encoder(folder).card.step in (7, 8, 9)
+            assert loaded() in (7, 8, 9)
             if done_again:
                 break
         assert [p.name for p in folder.parent.iterdir()] == ["encoder"]
         if survived:
             break
     assert first > 8
+
+
+def seen(count: int) -> SeenItems:
+    """So many items, whose hashes are 0, 1, ..."""
+    hashes = np.arange(count, dtype=np.uint64)
+    return SeenItems({"file": hashes, "image": hashes, "study": hashes[:0], "patient": hashes[:1]}, count, count, 5)
+
+
+def test_what_an_encoder_has_seen_is_beside_it(folder: Path, card: Card, network: nn.Module) -> None:
+    """Signed by the card; what was saved without a list, or before there were lists, has none."""
+    assert load_items(folder) is None
+    content = json.loads((folder / "card.json").read_text())
+    del content["fingerprint"]["items"]
+    (folder / "card.json").write_text(json.dumps(content))
+    assert load_items(folder) is None
+    save_encoder(folder, network, card, seen(3))
+    items = load_items(folder)
+    assert items is not None
+    assert {kind: hashes.tolist() for kind, hashes in items.hashes.items()} == {
+        "file": [0, 1, 2],
+        "image": [0, 1, 2],
+        "study": [],
+        "patient": [0],
+    }
+    assert sorted(p.name for p in folder.iterdir()) == ["card.json", "items.safetensors", "model.safetensors"]
+    with pytest.raises(ValueError, match="fingerprint"):
+        save_encoder(folder, network, card.model_copy(update={"fingerprint": None}), seen(3))
+
+
+def test_a_list_of_another_encoder_is_noticed(folder: Path, card: Card, network: nn.Module, tmp_path: Path) -> None:
+    """Swapped, then gone; the weights load all the same."""
+    save_encoder(folder, network, card, seen(3))
+    save_encoder(tmp_path / "other", network, card, seen(4))
+    shutil.copy(tmp_path / "other" / "items.safetensors", folder)
+    with pytest.raises(DataError, match="another encoder's"):
+        load_items(folder)
+    (folder / "items.safetensors").unlink()
+    with pytest.raises(DataError, match="copy the whole folder again"):
+        load_items(folder)
+    assert load_encoder(folder).card.step == 7
 
 
 def test_folders_are_forgotten(folder: Path) -> None:

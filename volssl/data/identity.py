@@ -116,7 +116,8 @@ def normal(name: str) -> str:
     What stands for nobody (nothing, ``0``, ``ANON``, ``unknown``, ``XXX``, ...) is empty: it would make all items one
     patient's.
     """
-    name = " ".join(unicodedata.normalize("NFKC", name).replace("\0", " ").split()).casefold()
+    name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    name = " ".join(name.replace("\0", " ").split())
     if whole := _WHOLE.fullmatch(name):
         name = whole[1]
     bare = "".join(letter for letter in name if letter.isalnum())

@@ -158,15 +158,16 @@ def _writer(out: Path, encoder: Encoder) -> Iterator[pq.ParquetWriter]:
     fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(fresh, _schema(encoder), compression="zstd", use_dictionary=["label"]) as writer:
-            yield writer
-        with fresh.open("rb") as f:
-            os.fsync(f.fileno())
-        os.replace(fresh, out)
+        try:
+            with pq.ParquetWriter(fresh, _schema(encoder), compression="zstd", use_dictionary=["label"]) as writer:
+                yield writer
+            with fresh.open("rb") as f:
+                os.fsync(f.fileno())
+            os.replace(fresh, out)
+        finally:
+            fresh.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error}): make room, or name another file") from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _schema(encoder: Encoder) -> pa.Schema:

@@ -148,7 +148,8 @@ def _images_apart(data: str, encoder: str, known: Known, identity: Identity, see
     other = np.setdiff1d(np.intersect1d(seen.get("file", ()), identity.image.rows), seen.get("image", ()))
     missed = "so that other copies of an image may have been missed"
     if len(other):
-        yield f"{data}: {len(other)} items are the same files as for {encoder} and prepared otherwise, {missed}"
+        told = f"{_count(len(other), 'item')} with the same file as for {encoder} had another image"
+        yield f"{data}: {told}, {missed}"
     elif then and "image" in seen:
         yield f"{data}: for {encoder} items were prepared with {', '.join(then)}, {missed}"
 
