@@ -13,6 +13,7 @@ from volssl.evaluation.statistics import (
     CLASS_METRICS,
     METRICS,
     Estimate,
+    agreement,
     binary_metrics,
     bootstrap,
     bootstrap_of,
@@ -122,6 +123,9 @@ def test_a_class_of_no_weight_makes_the_mean_undefined() -> None:
     assert np.isnan(got["auc"][0])
     assert np.isnan(got["balanced_accuracy"][0])
     assert got["accuracy"][0] == pytest.approx(2 / 3)
+    agreed = agreement(y, np.array([0, 1, 2, 2]), np.array([[1.0, 1, 0, 1]]))  # called, where it is not: no F1 of 0
+    assert np.isnan(agreed["f1"][0])
+    assert agreed["accuracy"][0] == pytest.approx(2 / 3)
 
 
 def test_resamples_hold_every_class() -> None:
