@@ -94,7 +94,8 @@ def fuse(
         ValueError: features are not finite, or one class alone. RunError: the loss is not finite.
     """
     for x in (train_x, test_x):
-        finite(*x.values())
+        for one in x.values():
+            finite(one)
     task = _task(train, groups, config, seed, device)
     dvme = task.network(_at(train_x, task.rows)).to(device)
     best = task.fit(dvme, _features(train_x, device), report)
