@@ -255,7 +255,7 @@ class StudyConfig(Schema):
     floors: tuple[Literal["random", "pixels"], ...] = ("random", "pixels")
     protocols: tuple[ProtocolConfig, ...] = Field(default=(KNNConfig(), LinearConfig()), min_length=1)
     fractions: tuple[Fraction, ...] = (1.0,)
-    per_class: tuple[Count, ...] = ()
+    per_class: tuple[Annotated[int, Field(ge=2)], ...] = ()
     seeds: Count = 1
     bootstrap: int = Field(default=1000, ge=100)
     fusion: tuple[FusionConfig, ...] = ()

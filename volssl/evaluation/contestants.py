@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import safetensors.torch
 
 from volssl.data import Sources, StackConfig
 from volssl.data.image_config import ImageConfig
@@ -15,8 +18,7 @@ from volssl.evaluation.card import Card
 from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
 from volssl.models.weights import load_weights
 
-RANDOM, PIXELS = "random", "pixels"
-SCRATCH, PUBLISHED = "random", "published"  # methods that a card may name, beside those of training
+RANDOM, PIXELS, PUBLISHED = "random", "pixels", "published"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,15 @@ def _opened(name: str, config: EncoderConfig, where: SetConfig, key: str) -> Con
             encoder = Encoder(encoder.network, encoder.card.part(config.part)).eval()
         return Contestant(name, encoder.card, _always(encoder), folder=Path(config.path))
     card = _card(config, where, key)
-    if card.method == SCRATCH:
+    if card.method == RANDOM:
         return Contestant(name, card, _random(card), drawn=True)
     network = build_network(card, seed=0)
     try:
         load_weights(network, config.backbone, card.channels)  # type: ignore[arg-type]
     except ConfigError as error:
         raise ConfigError(f"{key}.backbone.weights: {error}") from error
+    digest = hashlib.sha256(safetensors.torch.save(network.state_dict())).hexdigest()
+    card = card.model_copy(update={"sha256": digest})
     return Contestant(name, card, _always(Encoder(network, card).eval()))
 
 
@@ -101,17 +105,15 @@ def _card(config: EncoderConfig, where: SetConfig, key: str) -> Card:
     size = config.size or region
     if problem := config.backbone.fits(size):
         raise ConfigError(f"{key}.size: {problem}")
-    weights = config.backbone.weights
     return Card(
         backbone=config.backbone,
         channels=where.data.channels,
         region=region,
         size=size,
         data=where.data,
-        method=PUBLISHED if weights else SCRATCH,
+        method=PUBLISHED if config.backbone.weights else RANDOM,
         step=0,
         seed=0,
-        sha256=weights.path if weights else "",
     )
 
 
@@ -128,7 +130,7 @@ def _floors(found: list[Contestant], config: SetConfig, floors: tuple[str, ...])
         for shape, card in reversed(cards.items()):
             name = RANDOM if len(cards) == 1 else f"{RANDOM} {first[shape]}"
             build = _random(card)
-            yield Contestant(name, card.model_copy(update={"method": SCRATCH}), build, drawn=True, floor=True)
+            yield Contestant(name, card.model_copy(update={"method": RANDOM}), build, drawn=True, floor=True)
     if PIXELS in floors:
         card = found[0].card if found else _pixel_card(config)
         yield Contestant(PIXELS, card, None, floor=True)
