@@ -7,7 +7,7 @@ import pytest
 
 from volssl.evaluation.diagnostics import GRID, confusion, reliability, roc
 from volssl.evaluation.ranking import auc, auc_within
-from volssl.evaluation.target import Predicted, Target
+from volssl.evaluation.target import Ints, Predicted, Target
 
 TWO = ("no", "yes")
 
@@ -69,18 +69,24 @@ def test_reliability_of_many_classes_is_of_the_one_that_is_called() -> None:
     assert reliability(Target("number", np.array([1.0]), ("age",)), Predicted(np.array([1.0]))) is None
 
 
+def counted(target: Target, predicted: Predicted) -> Ints:
+    found = confusion(target, predicted)
+    assert found is not None
+    return found
+
+
 def test_confusion_by_hand() -> None:
     """Called at the threshold where there is one: the row scored .2 is called although its logit is below .5."""
     target = Target("classes", np.array([0, 0, 1]), TWO)
     predicted = Predicted(np.array([-1.0, 0.3, 0.2]), called=np.array([False, True, True]))
-    assert np.array_equal(confusion(target, predicted), [[1, 1], [0, 1]])
-    assert np.array_equal(confusion(target, Predicted(np.array([-1.0, -0.3, -0.2]))), [[2, 0], [1, 0]])
+    assert np.array_equal(counted(target, predicted), [[1, 1], [0, 1]])
+    assert np.array_equal(counted(target, Predicted(np.array([-1.0, -0.3, -0.2]))), [[2, 0], [1, 0]])
     three = Target("classes", np.array([0, 2]), ("a", "b", "c"))
-    assert np.array_equal(confusion(three, Predicted(np.eye(3)[[0, 1]])), [[1, 0, 0], [0, 0, 0], [0, 1, 0]])
+    assert np.array_equal(counted(three, Predicted(np.eye(3)[[0, 1]])), [[1, 0, 0], [0, 0, 0], [0, 1, 0]])
 
 
 def test_unknown_labels_are_in_no_matrix() -> None:
     target = Target("labels", np.array([[1, -1], [0, 1]]), ("a", "b"))
-    counts = confusion(target, Predicted(np.array([[1.0, 1.0], [1.0, -1.0]])))
-    assert np.array_equal(counts, [[[0, 1], [0, 1]], [[0, 0], [1, 0]]])
+    found = counted(target, Predicted(np.array([[1.0, 1.0], [1.0, -1.0]])))
+    assert np.array_equal(found, [[[0, 1], [0, 1]], [[0, 0], [1, 0]]])
     assert confusion(Target("number", np.array([1.0]), ("age",)), Predicted(np.array([1.0]))) is None

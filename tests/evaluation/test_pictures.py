@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from volssl.evaluation import pictures
-from volssl.evaluation.target import Target
+from volssl.evaluation.target import Floats, Target
 
 
 def decoded(uri: str) -> Image.Image:
@@ -70,7 +70,7 @@ def test_a_map_keeps_neighbours_together_and_is_the_same_each_time() -> None:
 
 
 @pytest.mark.parametrize("features", [np.zeros((9, 4)), np.ones((30, 4)), np.full((30, 4), np.nan)])
-def test_there_is_no_map_of_what_has_no_shape(features: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_there_is_no_map_of_what_has_no_shape(features: Floats) -> None:
     assert pictures.projection(features) is None
 
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-
 COLUMNS = 5  # of a table that fits a page
 
 
