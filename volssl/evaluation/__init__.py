@@ -245,8 +245,8 @@ class StudyConfig(Schema):
     encoders and fine-tuning, each drawn anew. bootstrap: resamples of the test patients. floors: what every encoder is
     compared with. fusion, robustness, convergence: done where given. report: write ``report.html``. cache, workers:
     as ``data.cache`` and ``loop.workers``. In a training run's ``evaluate``: part: as which of several data sets the
-    items are prepared; every: also each so many steps; best: the encoder of the best such look, by the deciding metrics'
-    mean, is kept in ``best/``.
+    items are prepared; every: also each so many steps; best: the encoder of the best such look, by the mean of the
+    deciding metrics, is kept in ``best/``.
     """
 
     name: Literal["evaluate"] = "evaluate"
