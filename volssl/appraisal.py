@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from volssl.evaluation.encoder import Encoder, save_encoder
 from volssl.evaluation.findings import Findings
 from volssl.evaluation.leakage import Known, known_of
 from volssl.evaluation.report import write
+from volssl.evaluation.results import replace_file
 from volssl.evaluation.shown import Origin
 from volssl.evaluation.study import run_study
 from volssl.evaluation.tables import show
@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig, device: str, console: Console) -> Findings:
     """
     out = _claim(Path(config.output))
     with lock(out):
-        _replace(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        replace_file(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         with progress(console, "evaluating", transient_lines=True) as report:
             found = run_study(
                 config,
@@ -185,7 +185,7 @@ def _keep_best(method: Method, cards: Mapping[str, Card], folder: Path, score: f
         return
     for place, name in places(folder / BEST, cards).items():
         save_encoder(place, method.encoders[name], cards[name])
-    _replace(record, json.dumps({"step": step, "score": score}) + "\n")
+    replace_file(record, json.dumps({"step": step, "score": score}) + "\n")
     console.print(f"step {step}: the best so far ({score:.3f}), kept in {folder / BEST}", markup=False)
 
 
@@ -256,9 +256,3 @@ def _claim(out: Path) -> Path:
         raise ConfigError(f"output: {out} holds {held[0]} and no evaluation: give a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
     return out
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)

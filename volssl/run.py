@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cache
@@ -33,6 +32,7 @@ from volssl.evaluation.embed import embed as write_features
 from volssl.evaluation.encoder import Encoder, load_encoder, save_encoder
 from volssl.evaluation.export import Format
 from volssl.evaluation.export import export as write_export
+from volssl.evaluation.results import replace_file
 from volssl.methods.base import Method
 from volssl.models import BackboneConfig
 from volssl.models.weights import ImportReport, load_weights
@@ -107,7 +107,7 @@ def _train(run: Run, group: Group, console: Console) -> None:
         with group.together():
             if first:
                 held.enter_context(lock(claim(folder, run)))
-                _write_config(folder / CONFIG, run)
+                replace_file(folder / CONFIG, configuration.dump(run))
         made = any(isinstance(part, PhantomConfig) for part in getattr(run.data, "parts", (run.data,)))
         reports: dict[str, ImportReport] = {}
         with group.together():
@@ -207,12 +207,6 @@ def claim(folder: Path, run: Run) -> Path:
     if other := [name for name in held if name != "lock"]:
         raise ConfigError(f"output: {folder} holds {other[0]} and no run: give a new or empty folder")
     return folder
-
-
-def _write_config(path: Path, run: Run) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(configuration.dump(run), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _device(wanted: str) -> Literal["cpu", "cuda"]:
