@@ -18,6 +18,11 @@ from volssl.models.vit import Attention, Block, ViT
 from volssl.types import Features
 
 
+def _voxels(cell: tuple[int, ...], grid: tuple[int, ...], size: tuple[int, ...]) -> tuple[slice, ...]:
+    """The voxels that a cell covers, from its lower edge rounded down to its upper edge rounded up."""
+    return tuple(slice(c * n // g, -(-(c + 1) * n // g)) for c, n, g in zip(cell, size, grid, strict=True))
+
+
 def attention(network: ViT, block: int) -> Attention:
     return cast(Block, network.blocks[block]).attn
 
@@ -42,33 +47,49 @@ def vit(dims: Literal[2, 3] = 2, depth: int = 2) -> ViT:
 
 
 def blown_up(*tokens: tuple[float, float]) -> Tensor:
-    """An image of 2 x 4 pixels, (2, 2, 4), whose patches are these two tokens side by side."""
-    image = torch.zeros(2, 2, 4)
+    """An image two pixels high, (2, 2, 2 N), whose patches are these N tokens side by side."""
+    image = torch.zeros(2, 2, 2 * len(tokens))
     for i, token in enumerate(tokens):
         image[:, 0, 2 * i] = torch.tensor(token)
     return image
 
 
 def test_similarity_by_hand() -> None:
-    """Tokens (3, 4) and (4, 3): their cosine is (12 + 12) / 25. Without their mean (3.5, 3.5) they are (-.5, .5) and
-    (.5, -.5), opposite. Any pixel of a patch is that patch."""
-    image = blown_up((3, 4), (4, 3))
-    np.testing.assert_allclose(similarity_map(Pixels(), image, (1, 1), centre=False), [[1, 24 / 25]], rtol=1e-6)
-    np.testing.assert_allclose(similarity_map(Pixels(), image, (0, 3)), [[-1, 1]], rtol=1e-6)
+    """Tokens (4, 1), (1, 4) and (1, 1): without their mean (2, 2) they are (2, -1), (-1, 2) and (-1, -1). The first has
+    the cosine (-2 - 2) / 5 with the second and (-2 + 1) / sqrt(5 x 2) with the third. A patch is any of its pixels."""
+    image = blown_up((4, 1), (1, 4), (1, 1))
+    np.testing.assert_allclose(similarity_map(Pixels(), image, (1, 1)), [[1, -4 / 5, -1 / 10**0.5]], rtol=1e-6)
+    np.testing.assert_allclose(similarity_map(Pixels(), image, (0, 5))[0, 2], 1, rtol=1e-6)
+
+
+def test_only_places_within_are_compared() -> None:
+    """Without the third token the mean is (2.5, 2.5) and the first two are opposite. Three of four pixels of a patch
+    are enough to lie within, two are not."""
+    image = blown_up((4, 1), (1, 4), (1, 1))
+    within = np.array([[1, 1, 1, 1, 1, 0], [1, 0, 1, 1, 1, 0]], dtype=bool)
+    np.testing.assert_allclose(similarity_map(Pixels(), image, (0, 0), within=within), [[1, -1, np.nan]], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"place \[0, 4\] lies in a cell of which no more than half is within"):
+        similarity_map(Pixels(), image, (0, 4), within=within)
 
 
 def test_similarity_in_three_dimensions_is_that_of_plain_loops(card: Card) -> None:
-    encoder = random_encoder(card, 0)
-    image = torch.rand(1, 6, 16, 16, generator=torch.Generator().manual_seed(1))
-    made = similarity_map(encoder, image, (5, 0, 15), centre=False)
+    encoder, size, rng = random_encoder(card, 0).network, (24, 40, 33), np.random.default_rng(1)
+    image, within = torch.from_numpy(rng.random((1, *size), dtype=np.float32)), rng.random(size) < 0.5
     with torch.no_grad():
         features = encoder(image[None])
-    assert made.shape == features.grid
-    field = features.tokens[0].double().numpy().reshape(*features.grid, -1)
-    here = field[tuple(p * g // n for p, g, n in zip((5, 0, 15), features.grid, (6, 16, 16), strict=True))]
-    for cell in np.ndindex(features.grid):
-        cosine = here @ field[cell] / math.sqrt((here @ here) * (field[cell] @ field[cell]))
-        assert made[cell] == pytest.approx(cosine, abs=1e-5)
+    grid = features.grid
+    field = features.tokens[0].double().numpy().reshape(*grid, -1)
+    shares = {cell: within[_voxels(cell, grid, size)].mean() for cell in np.ndindex(grid)}
+    inside = [cell for cell, share in shares.items() if share > 0.5]
+    assert 0 < len(inside) < len(shares)
+    place = tuple(-(-c * n // g) for c, n, g in zip(inside[-1], size, grid, strict=True))  # the first voxel in it
+    made = similarity_map(encoder, image, place, within=within)
+    mean = sum(field[cell] for cell in inside) / len(inside)
+    here = field[inside[-1]] - mean
+    for cell in np.ndindex(grid):
+        one = field[cell] - mean
+        cosine = here @ one / math.sqrt((here @ here) * (one @ one)) if cell in inside else np.nan
+        assert made[cell] == pytest.approx(cosine, abs=1e-4, nan_ok=True)
 
 
 @pytest.mark.parametrize("place", [(0,), (2, 0), (0, -1), (0, 0, 0)])

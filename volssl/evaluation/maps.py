@@ -19,30 +19,42 @@ from volssl.types import Features
 
 
 def similarity_map(
-    encoder: nn.Module, image: Tensor, place: Sequence[int], *, centre: bool = True
+    encoder: nn.Module, image: Tensor, place: Sequence[int], *, within: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float32]:
-    """Cosine of the token at one place with the tokens of all places.
+    """Cosine of the token at one place with the tokens of all places, after their mean has been subtracted.
+
+    What all places share makes every plain cosine about 1, and most so in an untrained network.
 
     Args:
         encoder: an ``Encoder``, or its ``network``, which takes images of any size that fits. image: (C, *spatial).
-        place: an index into each axis of the image. centre: subtract the mean token of the image first: what all
-            places share makes every cosine about 1, and most so in an untrained network.
+        place: an index into each axis of the image. within: (*spatial), the places that are compared, all where absent:
+            with much background, the mean is its, and the map tells tissue from air alone.
 
     Returns:
-        (*grid), from -1 to 1; the token at the place has 1.
+        (*grid), from -1 to 1; the token at the place has 1. NaN in cells of which no more than half lies within.
 
     Raises:
-        ValueError: the place lies outside of the image.
+        ValueError: the place lies outside of the image, or of ``within``.
     """
     size = tuple(image.shape[1:])
     if len(place) != len(size) or not all(0 <= p < n for p, n in zip(place, size, strict=True)):
         raise ValueError(f"place {list(place)} lies outside of an image of {list(size)}: count from 0 along each axis")
     features = _look(encoder, image)
-    tokens = features.tokens[0].float()
-    tokens = F.normalize(tokens - tokens.mean(0) if centre else tokens, dim=1)
-    cell = tuple(p * g // n for p, g, n in zip(place, features.grid, size, strict=True))
-    cosines = tokens @ tokens[int(np.ravel_multi_index(cell, features.grid))]
-    return cosines.reshape(features.grid).numpy()
+    tokens, grid = features.tokens[0].float(), features.grid
+    compared = torch.ones(len(tokens), dtype=torch.bool) if within is None else _cells(within, grid)
+    here = int(np.ravel_multi_index(tuple(p * g // n for p, g, n in zip(place, grid, size, strict=True)), grid))
+    if not compared[here]:
+        raise ValueError(f"place {list(place)} lies in a cell of which no more than half is within: take another")
+    tokens = F.normalize(tokens - tokens[compared].mean(0), dim=1)
+    cosines = torch.where(compared, tokens @ tokens[here], torch.nan)
+    return cosines.reshape(grid).numpy()
+
+
+def _cells(within: NDArray[np.bool_], grid: tuple[int, ...]) -> Tensor:
+    """(N,) bool of the cells of a grid, by majority."""
+    pool = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
+    share: Tensor = pool(torch.from_numpy(np.ascontiguousarray(within))[None, None].float(), grid)  # type: ignore[arg-type]
+    return share.flatten() > 0.5
 
 
 def attention_map(encoder: nn.Module, image: Tensor, *, block: int = -1) -> NDArray[np.float32]:
@@ -79,13 +91,14 @@ def attention_map(encoder: nn.Module, image: Tensor, *, block: int = -1) -> NDAr
 
 def _look(encoder: nn.Module, image: Tensor) -> Features:
     """Features of one image, on the CPU, without a trace on the encoder."""
-    with _evaluating(encoder), torch.inference_mode():
+    with evaluating(encoder), torch.inference_mode():
         features: Features = encoder(image[None].to(next(encoder.parameters()).device))
     return Features(features.tokens.cpu(), features.grid, features.pooled.cpu())
 
 
 @contextmanager
-def _evaluating(encoder: nn.Module) -> Iterator[None]:
+def evaluating(encoder: nn.Module) -> Iterator[None]:
+    """In evaluation mode; then every module is in its own again, since it may be in the middle of its training."""
     modes = {module: module.training for module in encoder.modules()}
     encoder.eval()
     try:
