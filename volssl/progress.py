@@ -31,7 +31,7 @@ def progress(
                 bar.update(task, description=line)
                 if not console.is_terminal and monotonic() - told >= EVERY:
                     told = monotonic()
-                    console.print(f"{what}: {done} of {total}, {line}", markup=False)
+                    console.print(f"{what}: {done} of {total}, {line}", markup=False, soft_wrap=True)
             elif line:
                 console.print(line, style="yellow", markup=False)
 
