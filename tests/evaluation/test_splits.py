@@ -260,6 +260,16 @@ def test_folds_where_scikit_learns_would_train_without_a_class() -> None:
     assert sorted(np.concatenate([held for _, held in parts])) == list(range(8))
 
 
+def test_folds_that_cannot_be_are_refused() -> None:
+    """Patients who have a b, b c and a c, in two folds: one trains on one patient, who lacks a class. So for labels."""
+    y, groups = np.array([0, 1, 1, 2, 0, 2]), np.array([0, 0, 1, 1, 2, 2])
+    with pytest.raises(DataError, match="no split by patient was found"):
+        folds(y, groups, 5, seed=0)
+    target = labels([1, 0, 0, -1, 1], [0, -1, 1, 0, 1])  # of p0 x and no x, of p1 no x and y, of p2 x and y
+    with pytest.raises(DataError, match=r"^sets.knee: labels: no split by patient was found"):
+        folds_of(target, np.array([0, 0, 1, 1, 2]), 5, 0, "sets.knee")
+
+
 def test_a_leaked_patient_is_found() -> None:
     """Planted: patients p3 and p7 of ten are in the test rows, too. Control: without them nothing is said."""
     train, test = np.array([f"p{i}" for i in range(10)]), np.array(["q1", "p7", "q2", "p3", "p7"])
