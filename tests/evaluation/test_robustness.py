@@ -31,7 +31,7 @@ STRONG = {"rotation": 30.0, "scale": 1.3, "intensity": 2.0, "noise": 0.1, "blur"
 
 
 class Noise:
-    """Four items of noise of one shape, each a function of its position."""
+    """Four items of noise of one shape, each a function of its position; channel c is up to 1 / (c + 1)."""
 
     def __init__(self, *shape: int) -> None:
         self.shape = shape
@@ -40,7 +40,9 @@ class Noise:
         return 4
 
     def __getitem__(self, i: int) -> Item:
-        return Item(torch.rand(self.shape, generator=torch.Generator().manual_seed(i)), (1.0, 1.0), str(i))
+        image = torch.rand(self.shape, generator=torch.Generator().manual_seed(i))
+        image /= torch.arange(1.0, 1 + len(image)).view(-1, *(1,) * (image.ndim - 1))
+        return Item(image, (1.0, 1.0), str(i))
 
 
 def changed(image: Tensor, size: tuple[int, ...], what: str, strength: float, *, joint: bool = False) -> Tensor:
@@ -175,7 +177,10 @@ def flat_card(card: Card) -> Card:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_features_are_those_of_the_changed_items(card: Card, flat_card: Card, dims: int) -> None:
-    """At the identity those of the clean items, to the bit; else item by item those of its changed image."""
+    """At the identity those of the clean items, to the bit; else item by item those of its changed image.
+
+    Colours are changed together.
+    """
     shown = flat_card if dims == 2 else card
     encoder, source = random_encoder(shown, 0), Noise(shown.channels, *shown.region)
     clean = extract(encoder, source)
@@ -183,7 +188,8 @@ def test_features_are_those_of_the_changed_items(card: Card, flat_card: Card, di
         np.testing.assert_array_equal(features_under(encoder, source, what, identity, seed=0), clean)
         found = features_under(encoder, source, what, STRONG[what], seed=0, batch=3)
         assert np.abs(found - clean).max() > 1e-4, what
-    items = Perturbed(source, perturbed(shown.size, "blur", 1.0, joint=dims == 2), 0)
+    found = features_under(encoder, source, "intensity", 2.0, seed=0, batch=3)
+    items = Perturbed(source, perturbed(shown.size, "intensity", 2.0, joint=dims == 2), 0)
     alone = np.stack([encoder(items[i].image[None]).pooled.detach().numpy()[0] for i in range(4)])
     np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-6)
 
