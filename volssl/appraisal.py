@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, device: str, console: Console) -> Findings:
             found = run_study(
                 config,
                 {},
-                title=out.resolve().name,
+                title=config.title,
                 seed=config.seed,
                 ledger=out / CELLS,
                 device=device,

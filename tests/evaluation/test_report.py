@@ -222,7 +222,7 @@ def test_leakage_is_boxed_before_the_answer_and_only_if_there_is_any(tmp_path: P
     assert "lung/0007.png" in page
     clean = page_of(small, tmp_path)
     assert 'class="warning"' not in clean
-    assert "No overlap was found." in clean
+    assert "No test item was seen in pre-training." in clean
 
 
 def test_every_picture_says_what_it_shows_and_every_table_has_scopes(folder: Path) -> None:

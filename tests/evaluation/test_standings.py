@@ -16,6 +16,7 @@ from volssl.evaluation.standings import (
     blocks,
     is_floor,
     not_floor,
+    usual,
     verdict,
     warnings,
 )
@@ -109,13 +110,16 @@ def test_an_encoder_is_compared_with_the_random_one_of_its_own_shape() -> None:
     assert (block.verdict("a", "100 %"), block.verdict("b", "100 %")) == (BETTER, WORSE)
 
 
-def test_a_warning_counts_sides_and_names_a_few() -> None:
-    ids = tuple(f"t{i}" for i in range(7))
-    overlap = Overlap("tiles", "simclr", "image", 9, 2, ids, ("x", "y"))
-    (line,) = warnings(replace(findings(), audit=Audit(overlaps=(overlap,))))
-    assert line == (
-        "9 test items and 2 training items of tiles were in the pre-training of simclr (the same image): "
-        "t0, t1, t2, t3, t4 and 6 more"
+def test_a_warning_is_of_test_items_alone() -> None:
+    """Nine test items are a warning; training items that two encoders saw are one line elsewhere."""
+    leak = Overlap("tiles", "simclr", "image", 9, 2, tuple(f"t{i}" for i in range(7)), ("x", "y"))
+    train = [Overlap("tiles", name, "file", 0, 1200, (), ("x",)) for name in ("simclr", "dino")]
+    found = replace(findings(), audit=Audit(overlaps=(leak, *train)))
+    (line,) = warnings(found)
+    assert "9 test items and 2 training items of tiles" in line
+    assert "t0, t1, t2, t3, t4 and 4 more" in line
+    assert usual(found) == (
+        "pre-training of simclr and dino saw 1,200 training items of tiles (the same bytes), as is usual",
     )
     assert warnings(leaked(plausible(("simclr", "random"), ("tiles",), 4)))
     assert not warnings(findings())

@@ -280,9 +280,10 @@ class StudyConfig(Schema):
 
 
 class EvaluateConfig(StudyConfig):
-    """``volssl evaluate``: a study of its own. output: the folder of its results."""
+    """``volssl evaluate``: a study of its own. output: the folder of its results. title: of the report."""
 
     output: str = Field(min_length=1)
+    title: str = "What encoders are worth"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

@@ -42,6 +42,7 @@ from volssl.evaluation.standings import (
     not_floor,
     number,
     ranked,
+    usual,
     warnings,
 )
 
@@ -171,9 +172,11 @@ def _facts(caption: str, facts: Mapping[str, str]) -> Table:
 def _audit(findings: Findings) -> tuple[Section, ...]:
     audit = findings.audit
     kinds = [f"{name}: compared by {', '.join(by)}" for name, by in audit.compared.items() if by]
-    clean = () if audit.overlaps or not kinds else ("No overlap was found.",)
+    seen = warnings(findings)
+    clean = () if seen or not kinds else ("No test item was seen in pre-training.",)
     says = "Whether items of the evaluation, or their patients, were in the pre-training of an encoder."
-    return section("What was compared", says, each(Lines, (*warnings(findings), *clean, *kinds, *audit.notes)))
+    lines = (*seen, *clean, *usual(findings), *kinds, *audit.notes)
+    return section("What was compared", says, each(Lines, lines))
 
 
 def _encoders(findings: Findings) -> tuple[Section, ...]:

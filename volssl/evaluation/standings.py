@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from volssl.evaluation.findings import PIXELS, RANDOM, Difference, Findings, Overlap, Score
+from volssl.evaluation.findings import PIXELS, RANDOM, Difference, Findings, Score
+from volssl.evaluation.leakage import in_words, is_leak
 from volssl.evaluation.statistics import Estimate
 
 PROTOCOLS = {
@@ -30,7 +31,6 @@ METRICS = {
 }
 KINDS = {"file": "the same bytes", "image": "the same image", "patient": "the same patient", "study": "the same study"}
 BETTER, WORSE, NOISE = "better than random", "worse than random", "within noise of random"
-SHOWN = 5  # ids of an overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +199,20 @@ def _caution(findings: Findings) -> Iterator[str]:
 
 
 def warnings(findings: Findings) -> tuple[str, ...]:
-    """A line for each overlap between an encoder's pre-training and the items it is evaluated on."""
-    return tuple(_warning(overlap) for overlap in findings.audit.overlaps)
+    """A line for each overlap between an encoder's pre-training and the items that it is tested on."""
+    return tuple(in_words(overlap) for overlap in findings.audit.overlaps if is_leak(overlap))
 
 
-def _warning(found: Overlap) -> str:
-    sides = [f"{n} {side} items" for n, side in ((found.test_count, "test"), (found.train_count, "training")) if n]
-    ids = (*found.test, *found.train)
-    left = found.test_count + found.train_count - min(len(ids), SHOWN)
-    what = f"{' and '.join(sides)} of {found.data} were in the pre-training of {found.encoder} ({KINDS[found.kind]})"
-    return f"{what}: {', '.join(ids[:SHOWN])}{f' and {left} more' if left else ''}"
+def usual(findings: Findings) -> tuple[str, ...]:
+    """A line for training items that encoders saw in pre-training, without labels: no fault, but to be known."""
+    saw: dict[tuple[str, str, int], list[str]] = {}
+    for found in findings.audit.overlaps:
+        if not is_leak(found):
+            saw.setdefault((found.data, found.kind, found.train_count), []).append(found.encoder)
+    return tuple(
+        f"pre-training of {listed(names)} saw {count:,} training items of {data} ({KINDS[kind]}), as is usual"
+        for (data, kind, count), names in saw.items()
+    )
 
 
 def protocol_in_words(name: str) -> str:
