@@ -18,7 +18,8 @@ from volssl import config, run, strict_yaml
 from volssl.data.phantom import generate
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
-RECIPES = sorted(p.name for p in FOLDER.glob("*.yaml"))
+STUDIES = sorted(path.name for path in FOLDER.glob("*.yaml") if "\nsets:" in path.read_text())
+RECIPES = sorted({path.name for path in FOLDER.glob("*.yaml")} - set(STUDIES))
 SIZES = {2: ([40, 40], [32, 32], [16, 16]), 3: ([16, 40, 40], [16, 32, 32], [8, 16, 16])}  # region, view, small view
 PATCH = {2: [8, 8], 3: [8, 8, 8]}
 SCHEDULES = ("freeze", "queue_start", "teacher_warmup")
@@ -141,3 +142,12 @@ def test_the_header_states_command_and_cost(name: str) -> None:
     assert any(f"volssl train configs/{name}" in line for line in header)
     told = " ".join(header)
     assert "Not run here" in told or all(word in told for word in ("Time", "emory", "Result"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_read_and_its_header_states_command_and_result(name: str) -> None:
+    """What studies find is tested in test_evaluate.py: here that the file says what its classes know."""
+    assert config.load_evaluation(FOLDER / name).sets
+    header = " ".join(line for line in (FOLDER / name).read_text().splitlines() if line.startswith("#"))
+    assert f"volssl evaluate configs/{name}" in header
+    assert "Not run here" in header or all(word in header for word in ("Time", "emory", "Result"))

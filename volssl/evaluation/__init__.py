@@ -15,7 +15,8 @@ Protocol = Literal["frozen", "finetune"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Size = tuple[Annotated[int, Field(ge=1)], ...]
 Count = Annotated[int, Field(ge=1)]
-Level = Annotated[float, Field(allow_inf_nan=False)]
+Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Factor = Annotated[float, Field(gt=0, le=10)]
 
 
 class ACLTearConfig(Schema):
@@ -216,9 +217,9 @@ class RobustnessConfig(Schema):
     rotation: degrees in the plane. scale: magnification. intensity: exponent (gamma). noise: sd. blur: sd in voxels.
     """
 
-    rotation: tuple[Level, ...] = (0.0, 5.0, 15.0, 30.0, 45.0)
-    scale: tuple[Level, ...] = (0.7, 0.85, 1.0, 1.15, 1.3)
-    intensity: tuple[Level, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
+    rotation: tuple[Annotated[float, Field(ge=-180, le=180)], ...] = (0.0, 5.0, 15.0, 30.0, 45.0)
+    scale: tuple[Factor, ...] = (0.7, 0.85, 1.0, 1.15, 1.3)
+    intensity: tuple[Factor, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
     noise: tuple[Level, ...] = (0.0, 0.05, 0.1, 0.2)
     blur: tuple[Level, ...] = (0.0, 0.5, 1.0, 2.0)
 

@@ -69,7 +69,7 @@ class Objective:
             return of_classes(log_odds(outputs), train, None)
         sides = _sides(train)
         share = (sides == 1).sum(0) / np.maximum((sides >= 0).sum(0), 1)
-        called = outputs >= cuts
+        called = (outputs >= cuts) & (self.weight > 0).all(axis=0)  # what one side alone is known of is never called
         if train.binary:
             return Predicted(outputs[:, 0], binary_probability(outputs[:, 0], float(share[0])), called[:, 0])
         return Predicted(outputs, expit(outputs + logit(share)), called)

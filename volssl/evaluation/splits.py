@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -90,6 +92,15 @@ def folds(y: Ints, groups: Groups, most: int, seed: int) -> list[tuple[Ints, Int
         ValueError: a class has fewer than two patients, or there is one class only.
         DataError: no folds were found of which every training side holds all classes.
     """
+    return [
+        (train.copy(), held.copy()) for train, held in _folds(tuple(y.tolist()), tuple(groups.tolist()), most, seed)
+    ]
+
+
+@lru_cache(maxsize=256)
+def _folds(labels: tuple[int, ...], names: tuple[object, ...], most: int, seed: int) -> list[tuple[Ints, Ints]]:
+    """Every encoder asks for the same ones, and scikit-learn takes as long over them as a probe does."""
+    y, groups = np.array(labels, dtype=np.int64), np.unique(np.array(names), return_inverse=True)[1]
     classes = np.unique(y)
     k = min([most, *(len(np.unique(groups[y == label])) for label in classes)])
     if len(classes) < 2 or k < LEAST:
