@@ -228,6 +228,13 @@ def test_a_class_that_training_does_not_show_is_never_called() -> None:
     assert np.nanmax(found(source, empty, ALL[:6], ALL[6:9])) == 0
 
 
+def test_features_that_are_not_finite_are_refused() -> None:
+    source = Planted()
+    source.images[0, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="features must be finite"):
+        found(source, source.masks, ALL[:2], ALL[6:7])
+
+
 def test_real_hippocampi(shared_data: Path, tmp_path: Path) -> None:
     """Thirteen to learn from, four to segment: raw pixels find something of them, a random network more."""
     folder, region = shared_data / "nifti" / "hippocampus", (40, 56, 40)

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from volssl.evaluation.hypercolumns import Hypercolumns
+from volssl.evaluation.linear import finite
 from volssl.evaluation.logistic import fit_path, principal_axes
 from volssl.evaluation.ranking import ratio
 from volssl.evaluation.target import Floats, Groups, Ints
@@ -34,6 +35,7 @@ class Samples:
     patients: Groups
 
     def at(self, rows: Ints) -> Samples:
+        """These alone."""
         return Samples(self.x[rows], self.y[rows], self.stands[rows], self.patients[rows])
 
 
@@ -82,13 +84,16 @@ def fit_voxels(
 ) -> VoxelModel:
     """Multinomial logistic regression of standardised columns on ``voxels`` voxels of each training volume.
 
-    As many voxels of each class are drawn as there are; which ones depends on the seed and the volume alone, so that
-    they are the same for every encoder and label budget. The logits of classes that weigh alike are then moved by
+    The same number of each class is drawn, as far as there are; which ones depends on the seed and the volume alone, so
+    that they are the same for every encoder and label budget. The logits of classes that weigh alike are then moved by
     ``temper`` times the log-prevalence in the training masks (Menon et al. 2021, arXiv 2007.07314): 1 is Bayes' rule,
     which calls small structures too rarely for the best Dice, 0 too often. Penalty and temper are those of the best
     Dice when each half of the training patients is segmented by the other half's probe, estimated from the same voxels.
 
     A class that no training mask holds is never called.
+
+    Raises:
+        ValueError: columns are not finite.
     """
     samples = _sample(columns, masks, train, patients, voxels, seed)
     with threadpool_limits(1, user_api="blas"):  # more threads are slower here, and move bits
@@ -157,7 +162,7 @@ def _sample(
         y.append(mask[at])
         stands.append((np.bincount(mask) / np.maximum(np.bincount(mask[at], minlength=mask.max() + 1), 1))[mask[at]])
         whose.append(np.repeat(patients[i], len(at)))
-    return Samples(*(np.concatenate(part) for part in (x, y, stands, whose)))
+    return Samples(finite(np.concatenate(x)), *(np.concatenate(part) for part in (y, stands, whose)))
 
 
 def _chosen(samples: Samples, classes: int, seed: int) -> tuple[float, float]:
