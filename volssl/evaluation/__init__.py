@@ -135,7 +135,7 @@ class VoxelsConfig(Schema):
     """
 
     name: Literal["voxels"] = "voxels"
-    voxels: Count = 1000
+    voxels: Count = 300
 
 
 ProtocolConfig = Annotated[KNNConfig | LinearConfig | FinetuneConfig | VoxelsConfig, Field(discriminator="name")]
