@@ -75,3 +75,17 @@ def test_counts_that_are_close_together_share_a_tick() -> None:
     text = re.findall(r">([^<>]+)</text>", plots.against_labels([line], "AUROC", "a"))
     assert "101" in text
     assert "100" not in text
+
+
+def test_one_score_far_below_does_not_flatten_the_others() -> None:
+    """Median 0.6, highest 0.8: five times their distance below the median is -0.4; the axis ends there."""
+    low = Line(STYLES["dino"], (10,), (-225.0,), (-996.0,), (0.1,))
+    numbers = [ticks(plots.against_labels(lines, "R²", "a")) for lines in ([ONE, OTHER], [ONE, OTHER, low])]
+    assert min(numbers[0]) >= 0.35
+    assert -0.45 < min(numbers[1]) < 0.1
+
+
+def ticks(figure: str) -> list[float]:
+    """The numbers on the axis of scores."""
+    text = re.findall(r"text-anchor: end[^>]*>([^<>]+)</text>", figure)
+    return [float(number.replace("\N{MINUS SIGN}", "-")) for number in text]

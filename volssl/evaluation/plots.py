@@ -22,6 +22,7 @@ from volssl.evaluation.target import Floats, Ints
 
 SIZE = (3.4, 2.5)  # inches; a page shows them at 1 to 1.4 times that
 COLOURS, SHADES = 8, 6  # of series, and of a scale from low to high
+FAR = 5  # of an axis of scores
 INK, RULE, GREY = "#010101", "#010102", "#010103"
 VARIABLES = {INK: "currentColor", RULE: "var(--rule)", GREY: "var(--grey)"}
 DASHES = ("--", ":", "-.")
@@ -120,7 +121,10 @@ def dot(style: Style) -> Markup:
 
 
 def against_labels(lines: Sequence[Line], y: str, key: str) -> Markup:
-    """Scores with intervals over the number of labels (log); lines stand side by side where intervals would overlap."""
+    """Scores with intervals over the number of labels (log); lines stand side by side where intervals would overlap.
+
+    One that is far below the others, as an R² may be, is cut off.
+    """
     at = sorted({round(x) for line in lines for x in line.x})
 
     def paint(figure: Figure) -> None:
@@ -131,8 +135,8 @@ def against_labels(lines: Sequence[Line], y: str, key: str) -> Markup:
             x = np.asarray(line.x) * np.exp(width * 0.012 * (i - (len(lines) - 1) / 2))
             axes.plot(x, line.y, color=line.style.colour, linestyle=line.style.dash, marker=line.style.marker)
             axes.vlines(x, line.low, line.high, color=line.style.colour, linewidth=1.0)
-        ticks = _apart(at)
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], _lowest(lines)))
+        axes.xaxis.set_major_locator(FixedLocator(_apart(at)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
@@ -239,6 +243,13 @@ def _axes(figure: Figure, x: str, y: str) -> Axes:
 def _square(axes: Axes) -> None:
     ticks = [0, 0.25, 0.5, 0.75, 1]
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xticks=ticks, yticks=ticks)
+
+
+def _lowest(lines: Sequence[Line]) -> float:
+    """As far below the median score as ``FAR`` times the distance from there to the top."""
+    middle = float(np.nanmedian(np.concatenate([line.y for line in lines])))
+    top = float(np.nanmax(np.concatenate([each for line in lines for each in (line.y, line.high)])))
+    return middle - FAR * (top - middle)
 
 
 def _apart(values: Iterable[float]) -> list[float]:

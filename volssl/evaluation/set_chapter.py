@@ -78,7 +78,10 @@ def _scores(drawing: Drawing) -> tuple[Section, ...]:
     shown = [block for block in drawing.blocks if len(block.budgets) > 1]
     panels = tuple(_scores_panel(drawing, block) for block in shown)
     names = ranked(name for block in shown for name in block.encoders)
-    says = "Bars are 95 % intervals over resampled patients; encoders stand side by side at the same number of labels."
+    says = (
+        "Bars are 95 % intervals over resampled patients; encoders stand side by side at the same number of labels. A "
+        "score far below the others is cut off."
+    )
     return section("Score against labels", says, each(Panels, panels, drawing.legend(names)))
 
 
