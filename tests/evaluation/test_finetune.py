@@ -291,5 +291,7 @@ def test_no_item_is_scored_by_a_network_that_learnt_it(encoder: Encoder, fed: li
 
 def test_the_head_starts_at_zero(encoder: Encoder) -> None:
     """No draw is needed, and every encoder starts from the same logits: 0."""
+    before = torch.random.get_rng_state()
     model = Classifier(encoder, 3).eval()
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(model(torch.rand(2, 1, 6, 16, 16)), torch.zeros(2, 3))

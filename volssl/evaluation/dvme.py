@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from volssl.evaluation import FusionConfig
+from volssl.evaluation.fitting import zero_head
 from volssl.evaluation.target import Floats
 
 M = TypeVar("M", bound=nn.Module)
@@ -39,9 +40,7 @@ class DVME(nn.Module):
         self.blocks = nn.ModuleList(_drawn((seed, i), partial(Block, config)) for i in range(config.depth))
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(config.dropout)
         self.mix = _drawn((seed, config.depth), partial(nn.Linear, len(own) * width, width))
-        self.head = nn.Linear(width, outputs)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(width, outputs)
 
     def standardise(self, features: Mapping[str, Floats]) -> None:
         """Take the mean and deviation of every feature from these rows, (N, D) of each encoder."""

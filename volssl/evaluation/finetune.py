@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from volssl.evaluation import FinetuneConfig
 from volssl.evaluation.encoder import Encoder
-from volssl.evaluation.fitting import Feed, Report, fit, generator_of, outputs_of
+from volssl.evaluation.fitting import Feed, Report, fit, generator_of, outputs_of, zero_head
 from volssl.evaluation.layers import decayed
 from volssl.evaluation.objective import objective
 from volssl.evaluation.splits import folds, held_out
@@ -38,7 +38,7 @@ class Tuned:
 
 
 class Classifier(nn.Module):
-    """A copy of an encoder and a linear head that starts at zero, so that no draw is needed.
+    """A copy of an encoder and a linear head that starts at zero.
 
     Args:
         outputs: O of the head. frozen: the encoder stays in evaluation mode and gets no gradient.
@@ -49,9 +49,7 @@ class Classifier(nn.Module):
         self.encoder, self.frozen = copy.deepcopy(encoder), frozen
         self.encoder.requires_grad_(not frozen)
         defer_statistics(self.encoder, False)  # a method's encoder moves its statistics by hand, this loop does not
-        self.head = nn.Linear(encoder.width, outputs)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(encoder.width, outputs)
 
     def train(self, mode: bool = True) -> Self:
         """As any module; of a frozen encoder, the head alone."""

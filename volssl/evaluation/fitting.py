@@ -43,6 +43,16 @@ def generator_of(*seeds: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
 
 
+def zero_head(width: int, outputs: int) -> nn.Linear:
+    """(B, width) to (B, outputs), 0 at first: it needs no draw, and every network starts with the same answer."""
+    with torch.device("meta"):  # draws no weights
+        head = nn.Linear(width, outputs)
+    head.to_empty(device="cpu")
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return head
+
+
 def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Positions 0..n-1 for ever: each pass a new permutation in even parts of about ``size``, at least 2."""
     parts = max(1, min(math.ceil(n / size), n // 2))
