@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from volssl.errors import DataError
@@ -92,25 +93,45 @@ def _number(label: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _read(table: Path) -> tuple[list[Row], bool]:
-    """Every row, and whether there is a column of splits."""
+def read(table: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The names of its columns, and every row as column to value; without the spaces around them, "" where absent.
+
+    Raises:
+        DataError: ``labels``: no CSV in UTF-8 with commas, a column named twice, or no path in some row.
+    """
     try:
         with table.open(newline="", encoding="utf-8-sig") as f:
-            reader = csv.DictReader(f)
-            columns = reader.fieldnames or ()
-            if "path" not in columns:
-                raise DataError("labels", "has no column path", str(table))
-            found = [[(row.get(key) or "").strip() for key in READ] for row in reader]
+            header, *lines = [*csv.reader(f)] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError("labels", f"is no table in UTF-8 ({error})", str(table)) from error
-    if nameless := [i for i, (path, *_) in enumerate(found, start=1) if not path]:
+    names = [name.strip() for name in header]
+    if "path" not in names:
+        what = "has no column path" + (": separate its columns by commas" if _semicolons(header) else "")
+        raise DataError("labels", what, str(table))
+    if twice := next(_repeated(filter(None, names)), None):
+        raise DataError("labels", f"has two columns {twice}: rename one", str(table))
+    found = [dict(zip_longest(names, map(str.strip, line[: len(names)]), fillvalue="")) for line in lines if line]
+    if nameless := [i for i, row in enumerate(found, start=1) if not row["path"]]:
         raise DataError("labels", f"row {nameless[0]} names no path", str(table))
+    return tuple(filter(None, names)), found
+
+
+def _semicolons(header: list[str]) -> bool:
+    return any("path" in name.split(separator) for name in header for separator in (";", "\t"))
+
+
+def _read(table: Path) -> tuple[list[Row], bool]:
+    """Every row, and whether there is a column of splits."""
+    columns, lines = read(table)
+    found = [[line.get(key, "") for key in READ] for line in lines]
     index = classes(label for _, label, *_ in found)
-    rows = [
-        Row(PurePosixPath(path).as_posix(), index[label], split, patient, label)
-        for path, label, split, patient in found
-    ]
+    rows = [Row(simplest(path), index[label], split, patient, label) for path, label, split, patient in found]
     return rows, "split" in columns
+
+
+def simplest(path: str) -> str:
+    """Its simplest form, by which items are called."""
+    return PurePosixPath(path).as_posix()
 
 
 def _repeated(names: Iterable[str]) -> Iterator[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from volssl.data.archive import labels_of
 from volssl.data.image_config import ImageConfig
 from volssl.data.items import PreparedSource
-from volssl.data.table import UNKNOWN, classes, is_table
+from volssl.data.table import UNKNOWN, classes, is_table, read, simplest
 from volssl.errors import DataError
 from volssl.evaluation import ClassesConfig, LabelsConfig, MasksConfig, NumberConfig, SetConfig
 from volssl.evaluation.target import Ints, Target
@@ -31,7 +31,7 @@ class Rows:
     """What the table says of the N items that it says enough of.
 
     rows: (N,) their positions in the source. target: None for masks, whose paths are ``masks``. patients: (N,) names;
-    each item's own where ``has_patients`` is false. split: (N,) values of the column, None without one.
+    each table row's own where ``has_patients`` is false. split: (N,) values of the column, None without one.
     notes: what a reader should know, a line each.
     """
 
@@ -47,8 +47,9 @@ class Rows:
 def read_targets(config: SetConfig, source: PreparedSource, where: str) -> Rows:
     """Join the table that ``config.data.root`` names with the items of its source.
 
-    Rows without an answer (empty, NA, NaN; for classes also numbers below zero) are left out and counted in a note. A
-    patient that is not named is nobody else's: each such item counts alone, which a note says.
+    Rows without an answer (empty, NA, NaN; for classes also numbers below zero) are left out and counted in a note.
+    Where a patient is not named (likewise), the items of that row are one patient's and nobody else's, which a note
+    says.
 
     Raises:
         DataError: ``labels``: there is no table; a column, a value, a mask or a split is not as it must be; called
@@ -66,9 +67,9 @@ def read_targets(config: SetConfig, source: PreparedSource, where: str) -> Rows:
     rows = np.flatnonzero(known)
     if not len(rows):
         raise DataError("labels", f"no row of {root.name} says what its item is: fill the column in", where)
-    notes = [f"{len(known) - len(rows)} items without an answer are left out"] if len(rows) < len(known) else []
+    notes = [_left_out(len(known) - len(rows))] if len(rows) < len(known) else []
     patients, has_patients = _patients(config, table, of_item[rows], notes)
-    split = _split(config, table, of_item[rows], where)
+    split = _split(config, table, of_item[rows], where, notes)
     return Rows(
         rows,
         target.at(rows) if target else None,
@@ -85,24 +86,15 @@ class _Table:
 
     def __init__(self, path: Path, where: str) -> None:
         self.path, self.where = path, where
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError("labels", f"{path.name} is no table in UTF-8 ({error})", where) from error
-        lines = list(csv.DictReader(text.splitlines()))
-        self.names = tuple(lines[0]) if lines else ()
-        if not lines or "path" not in self.names:
-            semicolons = " (they seem to stand between semicolons)" if ";" in text.partition("\n")[0] else ""
-            raise DataError("labels", f"{path.name} has no rows with a column path{semicolons}", where)
-        self.lines = [{key: (value or "").strip() for key, value in line.items() if key} for line in lines]
+        self.names, self.lines = read(path)
 
     def of(self, ids: Sequence[str]) -> Ints:
         """(N,) the row of each item: of its path, or of the longest path that its name begins with."""
-        row = {PurePosixPath(line["path"]).as_posix(): i for i, line in enumerate(self.lines)}
+        row = {simplest(line["path"]): i for i, line in enumerate(self.lines)}
         found = [next((row[name] for name in _stems(item) if name in row), -1) for item in ids]
         if -1 in found:
             raise DataError("labels", f"{self.path.name} has no row for {ids[found.index(-1)]}", self.where)
-        return np.array(found)
+        return np.array(found, dtype=np.int64)
 
     def column(self, name: str) -> list[str]:
         """Its values in the order of the rows."""
@@ -110,7 +102,12 @@ class _Table:
             near = difflib.get_close_matches(name, self.names, 1, 0.6)
             meant = f"did you mean {near[0]}?" if near else f"there is {', '.join(self.names)}"
             raise DataError("labels", f"{self.path.name} has no column {name}: {meant}", self.where)
-        return [line.get(name, "") for line in self.lines]
+        return [line[name] for line in self.lines]
+
+    def at(self, name: str, rows: Ints) -> list[str]:
+        """Its values at some rows."""
+        column = self.column(name)
+        return [column[row] for row in rows]
 
     def parsed(self, name: str, parse: Callable[[str], Any], wanted: str) -> list[Any]:
         """Its values, each as ``parse`` reads it; None is a value that it cannot read."""
@@ -133,10 +130,11 @@ def _answers(config: SetConfig, table: _Table, rows: Ints) -> tuple[Target | Non
     """Of every item, and whether it is known."""
     wanted = config.target
     if isinstance(wanted, MasksConfig):
-        masks = tuple(table.path.parent / name for name in np.array(table.column(wanted.column))[rows])
-        named = np.array([mask != table.path.parent for mask in masks])
-        _require_masks([mask for mask in masks if mask != table.path.parent], table.where)
-        return None, masks, named
+        given = table.at(wanted.column, rows)
+        known = np.array([name.lower() not in UNKNOWN for name in given], dtype=bool)
+        masks = tuple(table.path.parent / name for name in given)
+        _require_masks([mask for mask, named in zip(masks, known, strict=True) if named], table.where)
+        return None, masks, known
     if isinstance(wanted, NumberConfig):
         numbers = np.array(table.parsed(wanted.column, _number, "a number"))[rows]
         return Target("number", numbers, (wanted.column,)), (), ~np.isnan(numbers)
@@ -145,8 +143,7 @@ def _answers(config: SetConfig, table: _Table, rows: Ints) -> tuple[Target | Non
             raise DataError("labels", "target.columns is missing: name the columns of 0 and 1", table.where)
         each = [table.parsed(name, _presence, "0, 1 or empty") for name in wanted.columns]
         values = np.array(each, dtype=np.int64).T[rows]
-        known: NDArray[np.bool_] = np.any(values >= 0, axis=1)
-        return Target("labels", values, wanted.columns), (), known
+        return Target("labels", values, wanted.columns), (), np.any(values >= 0, axis=1)
     written = table.column(wanted.column)
     index = classes(written)
     names = {number: label for label, number in reversed(index.items()) if number >= 0}
@@ -169,29 +166,32 @@ def _presence(text: str) -> int | None:
 
 
 def _require_masks(masks: Sequence[Path], where: str) -> None:
-    if gone := [mask for mask in masks if not mask.is_file()]:
+    if gone := [mask for mask in masks if not os.path.isfile(mask)]:  # of a name too long Path.is_file raises
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
         raise DataError("missing", f"{gone[0]}{more}: the table names it, but it is not there", where)
 
 
 def _patients(config: SetConfig, table: _Table, rows: Ints, notes: list[str]) -> tuple[NDArray[np.str_], bool]:
+    """Items of one row, such as the slices of a volume, are one patient's in any case."""
+    alone = [f"item {row}" for row in rows]
     if config.group not in table.names:
-        notes.append(f"no column {config.group}: each item is taken as a patient of its own")
-        return np.array([f"item {i}" for i in range(len(rows))]), False
-    given = np.array(table.column(config.group))[rows]
-    nobody = np.flatnonzero(given == "")
-    if len(nobody):
-        notes.append(f"{len(nobody)} items name no {config.group}: each is taken as one of its own")
-    named = np.array([f"{config.group} {name}" for name in given], dtype=object)
-    named[nobody] = [f"item {i}" for i in nobody]
-    return named.astype(np.str_), True
+        notes.append(f"no column {config.group}: each row is taken as a patient of its own")
+        return np.array(alone), False
+    given = table.at(config.group, rows)
+    nobody = [name.lower() in UNKNOWN for name in given]
+    if any(nobody):
+        notes.append(f"{sum(nobody)} items name no {config.group}: each row is taken as one of its own")
+    each = zip(given, nobody, alone, strict=True)
+    return np.array([own if unnamed else f"{config.group} {name}" for name, unnamed, own in each]), True
 
 
-def _split(config: SetConfig, table: _Table, rows: Ints, where: str) -> NDArray[np.str_] | None:
+def _split(config: SetConfig, table: _Table, rows: Ints, where: str, notes: list[str]) -> NDArray[np.str_] | None:
     if "split" not in table.names:
         return None
-    split = np.array(table.column("split"))[rows]
+    split = np.array(table.at("split", rows))
     _require_sides(config, split, where)
+    if idle := len(split) - np.isin(split, (*config.train, *config.test)).sum():
+        notes.append(f"{idle} items are of no split that train or test names")
     return split
 
 
@@ -210,25 +210,40 @@ def _of_archive(config: SetConfig, source: PreparedSource, root: Path, where: st
     """Its rows are called ``split/number``."""
     split, number = zip(*(name.split("/") for name in source.ids), strict=True)
     labels: Mapping[str, NDArray[np.int64]] = {name: labels_of(root, name) for name in dict.fromkeys(split)}
+    if len({held.shape[1] for held in labels.values()}) > 1:
+        raise DataError("labels", f"the splits of {root.name} have labels of several widths: mend the file", where)
     held = np.stack([labels[side][int(i)] for side, i in zip(split, number, strict=True)])
-    rows = np.arange(len(source))
-    target = _archived(config, held, where)
-    sides = np.array(split)
+    target, known = _archived(config, held, where)
+    rows, sides = np.flatnonzero(known), np.array(split)[known]
+    notes = ["an .npz names no patients: each image is taken as a patient of its own"]
+    if len(rows) < len(held):
+        notes.append(_left_out(len(held) - len(rows)))
     _require_sides(config, sides, where)
-    notes = ("an .npz names no patients: each image is taken as a patient of its own",)
-    return Rows(rows, target, (), np.array([f"item {i}" for i in rows]), False, sides, notes)
+    patients = np.array([f"item {row}" for row in rows])
+    return Rows(rows, target.at(rows), (), patients, False, sides, tuple(notes))
 
 
-def _archived(config: SetConfig, held: NDArray[np.int64], where: str) -> Target:
-    """held: (N, columns)."""
-    if isinstance(config.target, LabelsConfig):
+def _archived(config: SetConfig, held: NDArray[np.int64], where: str) -> tuple[Target, NDArray[np.bool_]]:
+    """The target of labels (N, columns), and (N,) whether a row is known: numbers below zero are not."""
+    wanted, column = config.target, getattr(config.data, "label_column", None) or 0
+    if isinstance(wanted, LabelsConfig):
+        names = wanted.columns or tuple(f"label {i}" for i in range(held.shape[1]))
+        if len(names) != held.shape[1]:
+            what = f"target.columns names {len(names)}, the archive has {held.shape[1]}: name each, or none"
+            raise DataError("labels", what, where)
         if not np.isin(held, (-1, 0, 1)).all():
             raise DataError("labels", "the archive holds more than 0, 1 and -1: use target: classes", where)
-        return Target("labels", held, tuple(f"label {i}" for i in range(held.shape[1])))
-    column = getattr(config.data, "label_column", None) or 0
-    if isinstance(config.target, ClassesConfig):
-        found, y = np.unique(held[:, column], return_inverse=True)
-        return Target("classes", y.astype(np.int64), tuple(str(value) for value in found))
-    if isinstance(config.target, NumberConfig):
-        return Target("number", held[:, column].astype(np.float64), (config.target.column,))
+        return Target("labels", held, names), np.any(held >= 0, axis=1)
+    if isinstance(wanted, ClassesConfig):
+        known = held[:, column] >= 0
+        values, index = np.unique(held[known, column], return_inverse=True)
+        y = np.full(len(held), -1)
+        y[known] = index
+        return Target("classes", y, tuple(str(value) for value in values)), known
+    if isinstance(wanted, NumberConfig):
+        return Target("number", held[:, column].astype(np.float64), (wanted.column,)), np.full(len(held), True)
     raise DataError("labels", "an .npz has no masks: use a labels.csv of volumes", where)
+
+
+def _left_out(count: int) -> str:
+    return f"{count} items without an answer are left out"
