@@ -13,7 +13,7 @@ from rich.console import Console
 
 from volssl import config as configuration
 from volssl.config import Run
-from volssl.data.seen import KEY, SeenItems, read_key
+from volssl.data.seen import SeenItems, run_key
 from volssl.engine.lock import lock
 from volssl.engine.loop import Evaluation
 from volssl.errors import ConfigError, UserError
@@ -124,7 +124,7 @@ def _look(
         found = _study(encoders, one, run, out, seen, device, console)
     if one.best:
         own = [value for (name, _), value in found.items() if name in encoders]
-        _keep_best(method, cards, Path(run.output), sum(own) / len(own), console)
+        _keep_best(method, cards, Path(run.output), sum(own) / len(own), seen, console)
     return {f"{one.name}.{what}.{name}": value for (name, what), value in found.items()}
 
 
@@ -139,7 +139,7 @@ def _study(
 ) -> dict[tuple[str, str], float]:
     """The deciding metric by encoder and by ``set.protocol.budget``."""
     folder = Path(run.output)
-    history, key = _history(folder / METRICS), read_key(folder / KEY)
+    history, key = _history(folder / METRICS), run_key(folder)
 
     def origin(who: Contestant) -> Origin:
         if who.name not in encoders:
@@ -177,14 +177,16 @@ def _tell(found: Findings, out: Path, console: Console, *, html: bool) -> None:
     console.print(f"written to {out}", markup=False)
 
 
-def _keep_best(method: Method, cards: Mapping[str, Card], folder: Path, score: float, console: Console) -> None:
+def _keep_best(
+    method: Method, cards: Mapping[str, Card], folder: Path, score: float, seen: Seen, console: Console
+) -> None:
     """Put the encoders into ``best/`` where this is the best score so far, in this process or one before."""
     step = next(iter(cards.values())).step
     record = folder / f"{BEST}.json"
     if record.exists() and json.loads(record.read_text(encoding="utf-8"))["score"] >= score:
         return
     for place, name in places(folder / BEST, cards).items():
-        save_encoder(place, method.encoders[name], cards[name])
+        save_encoder(place, method.encoders[name], cards[name], seen())
     replace_file(record, json.dumps({"step": step, "score": score}) + "\n")
     console.print(f"step {step}: the best so far ({score:.3f}), kept in {folder / BEST}", markup=False)
 

@@ -327,7 +327,7 @@ RUN = """\
 output: out
 data: {name: slide, root: %s/wsi, mpp: 1.0, assume_mpp: 0.25, max_bad: 0.5, region: [48, 48], per_slide: 6}
 views: {size: [32, 32], crop: [0.5, 1.0]}
-backbone: {name: resnet, dims: 2, depth: 10, stem: small, width: 4, norm: group}
+backbone: {name: resnet, dims: 2, depth: 10, stem: small, width: 4, norm: batch}
 method: {name: byol, projector: [16, 8], predictor: [16, 8]}
 optim: {name: adamw, lr: 1e-3}
 loop: {steps: 2, batch: 4, chunk: 2}
