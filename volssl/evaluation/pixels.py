@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +18,7 @@ MOST = 4096  # numbers of an item; more would be slower and, with few labels, no
 def raw_pixels(
     source: Source, size: tuple[int, ...], report: Callable[[int, int], None] | None = None
 ) -> NDArray[np.float32]:
-    """(N, D): each item as an encoder of images of ``size`` would see it, flattened; averaged down to ``MOST`` numbers."""
+    """(N, D): each item as an encoder of images of ``size`` sees it, flattened; averaged down to ``MOST`` numbers."""
     rows = []
     for i in range(len(source)):
         rows.append(_flattened(whole(source[i].image[None], size)).numpy())
