@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Format = Literal["torchscript", "onnx", "monai-bundle"]
 
-NAMES: dict[Format, str] = {"torchscript": "encoder.ts", "onnx": "encoder.onnx", "monai-bundle": "encoder_bundle"}
 BATCHES = (1, 2, 3)  # that every export is tried with
 NEAR = 1e-5  # of the largest feature: what another order of float32 sums may change in any case
 SLACK = 10.0  # times the distance at which float32 keeps the network itself from float64
