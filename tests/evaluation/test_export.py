@@ -180,6 +180,13 @@ def test_other_shapes_are_refused() -> None:
         compare(encoder.network, lambda x: {"pooled": encoder(x).pooled[:, 1:], "tokens": x}, card, "onnx")
 
 
+def test_what_its_runtime_refuses_is_one_line() -> None:
+    """As where a trace holds the size of another batch in a shape."""
+    card = card_of("resnet3d_batch")
+    with pytest.raises(RunError, match=r"^--to onnx cannot hold this network \(shape '\[2, 3\]' is invalid.*\)$"):
+        compare(random_encoder(card, 0).network, lambda x: {"pooled": x.view(2, 3)}, card, "onnx")
+
+
 def test_where_it_cannot_be_written(tmp_path: Path) -> None:
     """A folder where a file is wanted, a bundle where something is, a file where the folder should be."""
     encoder = random_encoder(card_of("resnet3d_batch"), 0)

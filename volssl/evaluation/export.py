@@ -193,7 +193,9 @@ def compare(network: nn.Module, run: Run, card: Card, to: Format) -> float:
     for batch in BATCHES:
         generator = torch.Generator().manual_seed(batch)
         images = torch.randn(batch, card.channels, *card.size, generator=generator)
-        given, own, exact = run(images), _features(network, images), _features(twin, images.double())
+        with _refusal(to):
+            given = run(images)
+        own, exact = _features(network, images), _features(twin, images.double())
         for name, wanted in exact.items():
             if given[name].shape != wanted.shape:
                 shapes = f"{list(given[name].shape)} for {list(wanted.shape)}"
