@@ -83,7 +83,7 @@ class ViT(nn.Module):
         if keep is not None:
             tokens, grid = tokens.gather(1, keep[..., None].expand(-1, -1, self.width)), (keep.shape[1],)
         class_token = self.cls_token + self.pos_embed[:, :1]
-        return torch.cat([class_token.expand(len(x), -1, -1), tokens], dim=1), grid
+        return torch.cat([class_token.expand(x.shape[0], -1, -1), tokens], dim=1), grid
 
 
 def resample_positions(positions: Tensor, learned: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
