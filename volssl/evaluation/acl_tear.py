@@ -23,6 +23,7 @@ from volssl.evaluation.card import Card
 from volssl.evaluation.cohort import Cohort, Report, check_shape
 from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
 from volssl.evaluation.features import extract
+from volssl.evaluation.findings import RANDOM
 from volssl.evaluation.finetune import finetune
 from volssl.evaluation.linear import linear_probe
 from volssl.evaluation.mrnet import SPLITS, Rows, is_synthetic, names_patients
@@ -33,7 +34,7 @@ from volssl.evaluation.target import Floats, Groups, Ints
 from volssl.models.weights import load_kinetics_r3d18
 from volssl.types import Features
 
-RANDOM, KINETICS = "random", "kinetics"
+KINETICS = "kinetics"
 Key = tuple[str, str, float, str]  # encoder, protocol, fraction, plane
 
 

@@ -16,9 +16,10 @@ from volssl.errors import ConfigError, DataError
 from volssl.evaluation import EncoderConfig, SetConfig
 from volssl.evaluation.card import Card
 from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
+from volssl.evaluation.findings import PIXELS, RANDOM
 from volssl.models.weights import load_weights
 
-RANDOM, PIXELS, PUBLISHED = "random", "pixels", "published"
+PUBLISHED = "published"
 
 
 @dataclass(frozen=True, slots=True)

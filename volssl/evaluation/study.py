@@ -15,7 +15,17 @@ from volssl.evaluation import FusionConfig, MasksConfig, ProtocolConfig, StudyCo
 from volssl.evaluation.answers import Answers, fits
 from volssl.evaluation.contestants import Contestant, contestants, floor_of
 from volssl.evaluation.encoder import Encoder
-from volssl.evaluation.findings import Audit, Curve, Difference, Findings, Fusion, Pictured, Saving, Score
+from volssl.evaluation.findings import (
+    Audit,
+    Curve,
+    Difference,
+    Findings,
+    Fusion,
+    Pictured,
+    Saving,
+    Score,
+    protocol_name,
+)
 from volssl.evaluation.labelled import Budget, LabelledSet, open_set
 from volssl.evaluation.leakage import audit
 from volssl.evaluation.ledger import Ledger
@@ -113,11 +123,6 @@ def budgets(config: StudyConfig) -> dict[str, Budget]:
     """By the name of each, from few labels to many; counts per class first."""
     counts = {f"{count} per class": count for count in sorted(config.per_class)}
     return {**counts, **{f"{100 * share:g} %": share for share in sorted(config.fractions)}}
-
-
-def protocol_name(protocol: ProtocolConfig) -> str:
-    """What a table calls it."""
-    return "finetune head" if getattr(protocol, "layers", "all") == "head" else protocol.name
 
 
 def _on_set(
