@@ -12,10 +12,12 @@ import numpy as np
 from volssl.config import Run
 from volssl.data.count import count
 from volssl.data.mixture_config import MixtureConfig
+from volssl.engine.processor import emulates_bf16
 from volssl.errors import ConfigError
 from volssl.models.cost import Cost
 
 GIB = 2**30
+SLOW = "bf16, which this machine's CPU only emulates, many times slower than fp32: without a GPU, loop.precision=fp32"
 
 
 def derived(run: Run) -> list[tuple[str, str]]:
@@ -44,6 +46,7 @@ def derived(run: Run) -> list[tuple[str, str]]:
         ("batch norm", _norm(run)),
         ("memory", _memory(run, costs)),
         ("time", _time(run, costs)),
+        *([("precision", SLOW)] if run.loop.precision == "bf16" and emulates_bf16() else []),
     ]
 
 

@@ -24,6 +24,7 @@ from volssl.engine.checkpoint import list_checkpoints
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
 from volssl.engine.loop import fit
+from volssl.engine.processor import emulates_bf16
 from volssl.errors import ConfigError, RunError
 from volssl.evaluation import ACLTearConfig, EvaluateConfig
 from volssl.evaluation.acl_tear import run_acl_tear
@@ -39,6 +40,7 @@ from volssl.models.weights import ImportReport, load_weights
 from volssl.progress import progress
 
 CONFIG, ENCODER, WEIGHTS, CHECKPOINTS = "config.yaml", "encoder", "weights.txt", "checkpoints"
+SLOW = "loop.precision: this CPU only emulates bf16: fp32 is many times faster on it (give another output)"
 FILES: dict[Format, str] = {"torchscript": "encoder.ts", "onnx": "encoder.onnx", "monai-bundle": "bundle"}
 
 
@@ -108,6 +110,8 @@ def _train(run: Run, group: Group, console: Console) -> None:
             if first:
                 held.enter_context(lock(claim(folder, run)))
                 replace_file(folder / CONFIG, configuration.dump(run))
+                if run.loop.precision == "bf16" and group.device.type == "cpu" and emulates_bf16():
+                    console.print(SLOW, style="yellow", markup=False)
         made = any(isinstance(part, PhantomConfig) for part in getattr(run.data, "parts", (run.data,)))
         reports: dict[str, ImportReport] = {}
         with group.together():
