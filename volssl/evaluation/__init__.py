@@ -189,19 +189,20 @@ class FusionConfig(Schema):
     """Dynamic visual meta-embedding (Truong et al. 2021, arXiv 2108.10048), beside plain concatenation.
 
     encoders: which, all of a set where absent. end_to_end: the encoders are trained, too. width: to which each is
-    projected. depth, heads: of the self-attention over encoders. dropout: on the concatenation.
+    projected. depth, heads: of the self-attention over encoders. dropout: on the concatenation and before the
+    classifier. The defaults learn slowly, for labels are few.
     """
 
     encoders: tuple[str, ...] = ()
     end_to_end: bool = False
-    width: Count = 512
+    width: Count = 128
     depth: Count = 1
     heads: Count = 8
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
     steps: Count = 300
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     batch: int = Field(default=64, ge=2)
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: float = Field(default=0.5, ge=0)
     held: float = Field(default=0.2, gt=0, lt=0.5)
 
     @model_validator(mode="after")
