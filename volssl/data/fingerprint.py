@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from volssl.data.preflight import opened
 from volssl.errors import DataError
 
 # A file system's clock may not tell two writes apart; files younger than this are not remembered.
@@ -50,7 +51,7 @@ def fingerprint(files: Sequence[Path]) -> str:
     digests = []
     for file in files:
         try:
-            with file.open("rb") as f:
+            with opened(file) as f:
                 digests.append(hashlib.file_digest(f, "sha256"))
         except OSError as error:
             raise DataError("unreadable", f"cannot be read ({error.strerror})", str(file)) from error

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
 
-from volssl.data.preflight import check_affine, check_regular, check_shape, guard
+from volssl.data.preflight import check_affine, check_claim, check_regular, check_shape, guard, opened
 from volssl.errors import DataError
 
 _IMAGES = (nib.Nifti1Image, nib.Nifti2Image)
 _HEAD = 540  # bytes of a NIfTI-2 header; a NIfTI-1 header has 348
-_MAX_RATIO = 200  # of bytes claimed to bytes on disk, above _SUSPECT
-_SUSPECT = 2**28
 _CHUNK = 2**20
 _MAX_TRAILING = 2**26
 
@@ -77,15 +77,14 @@ def _checked(path: Path) -> tuple[type[nib.Nifti1Image], tuple[int, int, int, in
     check_affine(_affine(affine), where)
     claimed = offset + math.prod(dims) * kind.itemsize
     packed = _is_gzip(path)
-    if claimed > _SUSPECT and claimed > _MAX_RATIO * on_disk:
-        raise DataError("too_large", f"{on_disk} bytes claim to be {claimed}: export the file again", where)
+    check_claim(claimed, on_disk, where)
     if offset < 0 or (not packed and claimed > on_disk):
         raise DataError("truncated", f"the header asks for {claimed} bytes: copy the file again", where)
     return image_class, (dims[3] if len(dims) == 4 else 1, dims[2], dims[1], dims[0]), claimed
 
 
 def _header(path: Path) -> tuple[type[nib.Nifti1Image], nib.Nifti1Header]:
-    with guard("gzip" if _is_gzip(path) else "header", path), _open(path) as stream:
+    with guard("gzip" if _is_gzip(path) else "header", path), _unpacked(path) as stream:
         head = stream.read(_HEAD)
     with guard("header", path):
         for image_class in _IMAGES:
@@ -97,7 +96,7 @@ def _header(path: Path) -> tuple[type[nib.Nifti1Image], nib.Nifti1Header]:
 
 def _content(path: Path, size: int) -> bytes:
     """The first ``size`` bytes, uncompressed, after reading to the end so that gzip checks its CRC."""
-    with guard("gzip", path), _open(path) as stream:
+    with guard("gzip", path), _unpacked(path) as stream:
         content = stream.read(size)
         trailing = 0
         while (more := len(stream.read(_CHUNK))) and trailing <= _MAX_TRAILING:
@@ -110,9 +109,18 @@ def _content(path: Path, size: int) -> bytes:
 
 
 def _is_gzip(path: Path) -> bool:
-    with guard("unreadable", path), path.open("rb") as file:
+    with guard("unreadable", path), opened(path) as file:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")  # type: ignore[return-value]
+@contextmanager
+def _unpacked(path: Path) -> Iterator[BinaryIO]:
+    """The file, or what gzip has packed in it."""
+    with opened(path) as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if not packed:
+            yield file
+            return
+        with gzip.open(file, "rb") as stream:
+            yield stream  # type: ignore[misc]
