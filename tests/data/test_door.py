@@ -222,7 +222,7 @@ def test_links_out_of_the_root_are_refused(mixed: Path, tmp_path_factory: pytest
     """A file and a folder elsewhere, and a circle; the root itself may be a link, and so may what lies in it."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     write_nifti(elsewhere / "far.nii", np.ones((4, 3, 2), np.float32))
-    for name, target in {"far.nii": elsewhere / "far.nii", "far": elsewhere, "circle.nii": "circle.nii"}.items():
+    for name, target in (("far.nii", elsewhere / "far.nii"), ("far", elsewhere), ("circle.nii", Path("circle.nii"))):
         (mixed / "p3" / name).symlink_to(target)
     (mixed / "p3" / "near.nii.gz").symlink_to(Path("..", "p2", "t1.nii.gz"))
     root = elsewhere / "root"

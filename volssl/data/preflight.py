@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -180,3 +181,17 @@ def guard(code: str, where: Path | str) -> Iterator[None]:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
         raise DataError(code, f"{reason}: export the file again", str(where)) from error
+
+
+T = TypeVar("T")
+
+
+def guarded(code: str, where: Path | str, members: Iterator[T]) -> Iterator[T]:
+    """``members``, each of them made within a guard of its own, which is left before the next is asked for."""
+    while True:
+        with guard(code, where):
+            try:
+                member = next(members)
+            except StopIteration:
+                return
+        yield member
