@@ -123,7 +123,7 @@ def test_where_a_process_may_die_anyway_it_decodes_itself(picture: Path) -> None
     assert not child._idle
 
 
-def test_decoding_has_a_limit_of_memory(tmp_path: Path) -> None:
+def test_decoding_has_a_limit_of_memory() -> None:
     with pytest.raises(MemoryError), decoder.limited(2**26):
         np.ones(2**28, np.uint8)
     assert np.ones(2**28, np.uint8)[-1] == 1

@@ -28,7 +28,10 @@ Arrays = Iterator[np.ndarray]
 
 
 def run(job: str, *arguments: Any) -> Arrays:
-    """The arrays of a job of ``JOBS``, of which the first argument is a path; each made when it is asked for, under the limit of memory.
+    """The arrays of a job of ``JOBS``, each made when it is asked for, under the limit of memory.
+
+    Args:
+        arguments: the first is a path.
 
     Raises:
         DataError: as the job.
