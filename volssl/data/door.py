@@ -128,7 +128,7 @@ def walk(root: Path, errors: list[DataError]) -> Iterator[tuple[Path, list[Path]
     """Folders and their files in order of name; links are followed within the root, but no folder is entered twice.
 
     Args:
-        root: a folder, or one file, which is all there is then. It may be a link itself.
+        root: a folder, or anything else, which is all there is then. It may be a link itself.
         errors: gets one for every link that leads out of the root, and for every folder that cannot be listed, which
             ``os.walk`` would pass by in silence.
     """
@@ -146,7 +146,7 @@ def walk(root: Path, errors: list[DataError]) -> Iterator[tuple[Path, list[Path]
             else:
                 yield path
 
-    if root.is_file():
+    if not root.is_dir():
         yield root.parent, [root]
         return
     top = os.path.realpath(root)

@@ -31,7 +31,7 @@ def check_regular(path: Path) -> int:
     Raises:
         DataError: ``missing``, ``link``, ``permission`` or ``not_a_file``.
     """
-    with _reached(path):
+    with reached(path):
         return _regular(path.stat(), path)
 
 
@@ -42,7 +42,7 @@ def opened(path: Path) -> BufferedReader:
         DataError: as ``check_regular``.
     """
     check_regular(path)  # to open a device may do something
-    with _reached(path):
+    with reached(path):
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         try:
             _regular(os.fstat(file.fileno()), path)
@@ -53,8 +53,13 @@ def opened(path: Path) -> BufferedReader:
 
 
 @contextmanager
-def _reached(path: Path) -> Iterator[None]:
-    with guard("not_a_file", path):
+def reached(path: Path) -> Iterator[None]:
+    """Say of a path what keeps it from being looked at.
+
+    Raises:
+        DataError: ``missing``, ``link``, ``permission`` or ``unreadable``.
+    """
+    with guard("unreadable", path):
         try:
             yield
         except FileNotFoundError:
@@ -177,6 +182,8 @@ def guard(code: str, where: Path | str) -> Iterator[None]:
         raise DataError("permission", "may not be read: change its permissions", str(where)) from None
     except MemoryError:
         raise DataError("memory", "does not fit into memory: crop or split the image", str(where)) from None
+    except RecursionError:
+        raise DataError(code, "is nested too deeply: export the file again", str(where)) from None
     except BaseException as error:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
