@@ -65,7 +65,7 @@ def dicom(path: Path, pixels: bytes, syntax: str = ExplicitVRLittleEndian, **att
 
 
 def deflated(path: Path, size: int) -> Path:
-    """A data set in the deflated syntax whose pixels are zeros, of which ``size`` bytes are on the disk a thousandth."""
+    """A data set in the deflated syntax whose pixels are ``size`` zeros, a thousandth of which is on the disk."""
     dicom(path, b"", DeflatedExplicitVRLittleEndian)
     whole = path.read_bytes()
     ds = Dataset()

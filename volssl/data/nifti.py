@@ -17,6 +17,7 @@ from volssl.errors import DataError
 
 _IMAGES = (nib.Nifti1Image, nib.Nifti2Image)
 _HEAD = 540  # bytes of a NIfTI-2 header; a NIfTI-1 header has 348
+_FLAGS = b"\x1f"  # all that RFC 1952 knows in one byte
 _CHUNK = 2**20
 _MAX_TRAILING = 2**26
 
@@ -117,10 +118,12 @@ def _is_gzip(path: Path) -> bool:
 def _unpacked(path: Path) -> Iterator[BinaryIO]:
     """The file, or what gzip has packed in it."""
     with opened(path) as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        head = file.read(4)
         file.seek(0)
-        if not packed:
+        if head[:2] != b"\x1f\x8b":
             yield file
             return
+        if head[3:] > _FLAGS:  # which Python's gzip does not look at
+            raise DataError("gzip", "flags that gzip does not know: copy the file again", str(path))
         with gzip.open(file, "rb") as stream:
             yield stream  # type: ignore[misc]
