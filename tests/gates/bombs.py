@@ -9,11 +9,11 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -34,9 +34,9 @@ def zeros(size: int, *, wbits: int) -> bytes:
     return head + block * (size // BLOCK - 1) + packer.flush()
 
 
-def nifti(shape: tuple[int, ...], dtype: type = np.float32) -> bytes:
+def nifti(shape: tuple[int, ...], dtype: str = "f4") -> bytes:
     """The header of a NIfTI-1 file, up to its voxels; written by hand, for nibabel refuses some."""
-    kinds = {np.uint8: (2, 8), np.float32: (16, 32), np.float64: (64, 64)}
+    kinds = {"f4": (16, 32), "f8": (64, 64)}
     head = bytearray(352)
     struct.pack_into("<i", head, 0, 348)
     struct.pack_into("<8h", head, 40, len(shape), *shape, *(1,) * (7 - len(shape)))
@@ -47,7 +47,7 @@ def nifti(shape: tuple[int, ...], dtype: type = np.float32) -> bytes:
     return bytes(head)
 
 
-def dicom(path: Path, pixels: bytes, syntax: str = ExplicitVRLittleEndian, **attributes: object) -> Path:
+def dicom(path: Path, pixels: bytes, syntax: UID = ExplicitVRLittleEndian, **attributes: object) -> Path:
     """A grey picture of 16 x 16 bytes, unless it says otherwise."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
@@ -215,7 +215,7 @@ def folder(path: Path) -> Path:
     return path
 
 
-def _packed(path: Path, syntax: str, stream: bytes, **attributes: object) -> Path:
+def _packed(path: Path, syntax: UID, stream: bytes, **attributes: object) -> Path:
     return dicom(path, encapsulate([stream]), syntax, **attributes)
 
 
@@ -239,7 +239,7 @@ BOMBS: tuple[tuple[str, Callable[[Path], Path], tuple[str, ...]], ...] = (
     ("tail.nii.gz", lambda p: written(p, zlib_nifti((8, 8, 8), 8 * GIB)), ("too_large",)),
     ("claim.nii", lambda p: written(p, nifti((30_000, 30_000, 30_000)) + bytes(31_000)), ("too_large",)),
     ("claim-little.nii", lambda p: written(p, nifti((1000, 1000, 1000)) + bytes(31_000)), ("too_large", "truncated")),
-    ("wide.nii.gz", lambda p: written(p, zlib_nifti((32_000, 32_000), GIB, np.float64)), ("too_large",)),
+    ("wide.nii.gz", lambda p: written(p, zlib_nifti((32_000, 32_000), GIB, "f8")), ("too_large",)),
     ("black.png", lambda p: png(p, 30_000), ("too_large",)),
     ("words.png", lambda p: png(p, 16, GIB), ("image",)),
     ("strip.tif", lambda p: tiff(p, 30_000), ("too_large",)),
@@ -263,7 +263,7 @@ BOMBS: tuple[tuple[str, Callable[[Path], Path], tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 
-def zlib_nifti(shape: tuple[int, ...], size: int, dtype: type = np.float32) -> bytes:
+def zlib_nifti(shape: tuple[int, ...], size: int, dtype: str = "f4") -> bytes:
     """A NIfTI header and ``size`` zeros, packed; the checksum, which nobody gets to, is wrong."""
     packer = zlib.compressobj(9, wbits=31)
     head = packer.compress(nifti(shape, dtype)) + packer.flush(zlib.Z_FULL_FLUSH)

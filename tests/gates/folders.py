@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
+    UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -41,7 +42,7 @@ class Slice:
     attributes: dict[str, object] = field(default_factory=dict)
     frame: tuple[Floats, Floats, Floats] | None = None
     shape: tuple[int, int] | None = None
-    syntax: str = ExplicitVRLittleEndian
+    syntax: UID = ExplicitVRLittleEndian
     damage: Callable[[bytes], bytes] | None = None
     inverted: bool = False
     scale: tuple[float, float] = (SLOPE, LOWEST)
