@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import pickle
@@ -306,3 +307,20 @@ def test_real_folders(shared_data: Path) -> None:
     assert (len(hippocampus), refused) == (40, [])
     diffusion = Found("dmri", "nifti", (shared_data / "nifti" / "spine" / "dmri.nii.gz",))
     assert load(diffusion).shape[0] == time_points(diffusion) == 7
+
+
+OPENERS = {"dcmread", "np.load", "Image.open", "nib.load", "av.open", "OpenSlide"}
+DOOR = {"header", "nifti", "archive", "door", "picture_file", "video_decoder", "slide_decoder"}
+
+
+def _opening(source: str) -> set[str]:
+    """The readers of images that a source calls."""
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
+    return calls & OPENERS
+
+
+def test_no_image_is_opened_but_at_the_door() -> None:
+    volssl = Path(__file__).resolve().parents[2] / "volssl"
+    opening = {path for path in volssl.rglob("*.py") if _opening(path.read_text())}
+    assert opening <= {volssl / "data" / f"{name}.py" for name in DOOR}
+    assert _opening("x = nib.load(path).get_fdata()") == {"nib.load"}

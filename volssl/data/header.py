@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,11 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def read_dataset(path: Path, *, pixels: bool = False) -> Dataset:
+def read_dataset(path: Path, *, pixels: bool = False, tags: Sequence[str] = ()) -> Dataset:
     """The header that the door needs, or the whole file with its pixels.
+
+    Args:
+        tags: all that is wanted of the header, by keyword.
 
     Raises:
         DataError: ``deflated`` (it would have to be inflated before its size is known), ``header``, ...
@@ -95,8 +98,8 @@ def read_dataset(path: Path, *, pixels: bool = False) -> Dataset:
             raise DataError("deflated", "deflated DICOM is not read: convert it, e.g. with dcmconv +te", str(path))
         if pixels:
             return dcmread(file)
-        header = dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-        if not is_mosaic(header):
+        header = dcmread(file, stop_before_pixels=True, specific_tags=list(tags or _TAGS))
+        if tags or not is_mosaic(header):
             return header
         file.seek(0)
         return dcmread(file, stop_before_pixels=True)

@@ -32,6 +32,15 @@ def shape(path: Path) -> tuple[int, int, int, int]:
     return _checked(path)[1]
 
 
+def header(path: Path) -> nib.Nifti1Header:
+    """As nibabel has it.
+
+    Raises:
+        DataError: as ``shape``.
+    """
+    return _header(path)[1]
+
+
 def read(path: Path, time: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Scaled numbers of a file, or of one time point.
 
@@ -60,13 +69,13 @@ def _affine(ijk: np.ndarray) -> np.ndarray:
 def _checked(path: Path) -> tuple[type[nib.Nifti1Image], tuple[int, int, int, int], int]:
     """The class that reads the file, its (t, k, j, i) shape and the bytes it must hold uncompressed."""
     on_disk = check_regular(path)
-    image_class, header = _header(path)
+    image_class, head = _header(path)
     where = str(path)
     with guard("header", path):
-        dims = tuple(int(d) for d in header.get_data_shape())
-        kind = header.get_data_dtype()
-        affine = header.get_best_affine()
-        offset = int(header.get_data_offset())
+        dims = tuple(int(d) for d in head.get_data_shape())
+        kind = head.get_data_dtype()
+        affine = head.get_best_affine()
+        offset = int(head.get_data_offset())
     if kind.kind not in "iuf" or kind.itemsize > 8:
         raise DataError("dtype", f"voxels of type {kind}: only real numbers of up to 64 bits are read", where)
     dims += (1,) * (3 - len(dims))
