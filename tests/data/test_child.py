@@ -16,7 +16,7 @@ from volssl.data import child, decoder
 from volssl.data.child import decode, disposable
 from volssl.data.codestream import size
 from volssl.data.picture import read_picture
-from volssl.errors import DataError
+from volssl.errors import DataError, RunError
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def one(picture: Path) -> Iterator[child._Child]:
 
 def test_one_process_reads_one_file_after_another(one: child._Child, picture: Path, tmp_path: Path) -> None:
     """A refused file costs no process; a file is called as it was named."""
+    (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"b.png: image: UnidentifiedImageError"):
-        (tmp_path / "b.png").write_bytes(b"no picture")
         read_picture(tmp_path / "b.png")
     name = Path(os.path.relpath(tmp_path / "b.png"))
     with pytest.raises(DataError) as caught:
@@ -141,3 +141,10 @@ def test_the_size_in_a_stream_is_found(format: str, mode: str, tmp_path: Path) -
 def test_a_stream_without_a_size_says_nothing(stream: bytes) -> None:
     assert size(stream) is None
     assert size(b"\xff\x4f\xff\x51" + bytes(5)) is None
+
+
+def test_a_process_that_does_not_start_is_no_fault_of_the_file(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child._end()
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(RunError, match="does not start"):
+        next(decode("picture", picture))

@@ -71,6 +71,8 @@ def read_dicom(path: Path) -> None:
             led_in += 1
         except DataError as error:
             refusals.append(error)
+            if error.code == "crashed":  # and would again
+                break
     if not led_in:
         raise refusals[-1]
 

@@ -19,11 +19,12 @@ import numpy as np
 
 from volssl.data.decoder import LENGTH, packed, run
 from volssl.data.preflight import MAX_VOXELS
-from volssl.errors import DataError
+from volssl.errors import DataError, RunError
 
 SECONDS = 60.0  # for one array
 SECONDS_PER_FILE = 900.0  # where a whole video is decoded for one answer
 _START = 120.0  # seconds until a new process answers, on a machine that is busy
+_COMMAND = "python -m volssl.data.decoder"
 _KEPT = 2  # idle processes
 _DRAIN = 0.5  # seconds to wait for the end of an answer of which no more is wanted
 
@@ -39,6 +40,7 @@ def decode(
 
     Raises:
         DataError: as the job; ``crashed``, ``timeout`` or ``memory``: whatever becomes of the other process.
+        RunError: it does not even start.
     """
     if _here:
         yield from run(job, str(path), *arguments)
@@ -114,7 +116,10 @@ class _Child:
         self._poll = select.poll()
         self._poll.register(self._answers, select.POLLIN)
         self.rests = True
-        self._message("the process that decodes", _START)
+        try:
+            self._message("", _START)
+        except DataError as error:
+            raise RunError(f"the process that decodes does not start ({error.message}): see {_COMMAND}") from None
 
     @property
     def alive(self) -> bool:

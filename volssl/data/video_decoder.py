@@ -12,7 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from volssl.data.preflight import check_regular, check_shape, guard, guarded
+from volssl.data.preflight import check_claim, check_regular, check_shape, guard, guarded
 from volssl.errors import DataError
 
 # A file may name others, or the network, in formats that are lists; whatever its name says, they are not let near.
@@ -21,6 +21,7 @@ OPTIONS = {
     "format_whitelist": "mov,mp4,avi,matroska,webm,mpeg,mpegvideo,mpegts,asf,gif",
 }
 
+CHANNELS = 3
 Frame = NDArray[np.uint8]
 
 
@@ -95,12 +96,16 @@ def _decoded(path: Path) -> Iterator[av.VideoFrame]:
 
     One thread: the processes that read are as many as are wanted. What FFmpeg conceals of damage is refused.
     """
-    check_regular(path)
+    held = check_regular(path)
     with av.open(f"file:{os.path.abspath(path)}", container_options=OPTIONS) as file:
         if not file.streams.video:
             raise DataError("video", "holds no moving picture: leave it out", str(path))
         stream = file.streams.video[0]
-        stream.codec_context.thread_count = 1
+        codec = stream.codec_context
+        codec.thread_count = 1
+        if codec.width and codec.height:
+            check_shape((codec.height, codec.width), str(path))
+            check_claim(codec.height * codec.width * CHANNELS, held, str(path))
         number, shape = 0, (0, 0)
         for packet in file.demux(stream):
             for frame in packet.decode():
