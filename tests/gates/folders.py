@@ -276,9 +276,9 @@ def _no_orientation(folder: Folder) -> None:
 
 
 def _rescaled(folder: Folder) -> None:
-    """Slope and intercept differ from slice to slice, as in PET."""
+    """Slope and intercept differ from slice to slice, as in PET; the steps stay within what is allowed."""
     for one in folder.slices:
-        one.scale = (SLOPE / folder.draw.choice((1, 2, 5)), LOWEST + folder.draw.randint(-9, 9))
+        one.scale = (SLOPE * folder.draw.choice((1.0, 1.25, 1.5)), LOWEST + folder.draw.randint(-9, 9))
 
 
 def _no_slope(folder: Folder) -> None:
@@ -346,6 +346,7 @@ def _dataset(folder: Folder, one: Slice) -> Dataset:
     lps = first + down[..., None] * high * column + across[..., None] * wide * row
     slope, intercept = one.scale
     stored = np.round((scene(lps * LPS, one.scene) - intercept) / slope).astype(np.int64)
+    assert 0 <= stored.min() <= stored.max() < 2**16
     stored = (65535 - stored if one.inverted else stored).astype(np.uint16)
     ds = Dataset()
     ds.file_meta = FileMetaDataset()

@@ -119,6 +119,7 @@ class _Child:
         try:
             self._message("", _START)
         except DataError as error:
+            self.end()
             raise RunError(f"the process that decodes does not start ({error.message}): see {_COMMAND}") from None
 
     @property
