@@ -85,10 +85,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_dataset(path: Path, *, pixels: bool = False, tags: Sequence[str] = ()) -> Dataset:
-    """The header that the door needs, or the whole file with its pixels.
-
-    Args:
-        tags: all that is wanted of the header, by keyword.
+    """The header that the door needs, or the ``tags`` of it (keywords), or the whole file with its pixels.
 
     Raises:
         DataError: ``deflated`` (it would have to be inflated before its size is known), ``header``, ...
@@ -170,9 +167,8 @@ def check_pixels(ds: Dataset, path: Path) -> None:
         raise DataError("jpeg_12_bit", "12-bit JPEG is not read: convert it, e.g. with dcmdjpeg", str(path))
     halved = ds.get("PhotometricInterpretation") == "YBR_FULL_422"  # two of three samples for every second pixel
     claimed = int(np.prod(shape)) * (2 if halved else samples) * int(ds.get("BitsAllocated") or 1) // 8
-    packed = encoding not in UncompressedTransferSyntaxes
     check_claim(claimed, held, str(path))
-    if held < (count * ITEM if packed else claimed):
+    if held < (claimed if encoding in UncompressedTransferSyntaxes else count * ITEM):
         raise DataError("truncated", f"{count} frames need more than {held} bytes: copy the file again", str(path))
     frames = ds.get("PerFrameFunctionalGroupsSequence")
     if frames is not None and len(frames) != count:
