@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from volssl.reasons import ReasonCode
+
 
 class UserError(Exception):
     """Something the user can mend. The message is one line: which key or file, what is wrong, what to do.
@@ -20,14 +22,14 @@ class DataError(UserError):
     """The only exception that leaves the data door.
 
     Args:
-        code: a reason code from the table in ``docs/data.md``, for example ``gap``.
+        code: a reason code, or its text, for example ``gap``; a text that is none is a fault of the program.
         message: what is wrong and what to do, for a person.
         where: the file or folder.
     """
 
     def __init__(self, code: str, message: str, where: str = "") -> None:
         super().__init__(code, message, where)
-        self.code, self.message, self.where = code, message, where
+        self.code, self.message, self.where = ReasonCode(code), message, where
 
     def __str__(self) -> str:
         return f"{self.where}: {self.code}: {self.message}" if self.where else f"{self.code}: {self.message}"

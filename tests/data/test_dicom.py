@@ -20,7 +20,7 @@ from pydicom.data import get_testdata_file
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from volssl.data import dicom
+from volssl.data import dicom_pixels
 from volssl.data.dicom import DicomReader, find_volumes, read_volume
 from volssl.data.header import is_dicom
 from volssl.errors import DataError
@@ -389,7 +389,7 @@ def test_a_panicking_codec_becomes_a_reason(
         raise raised
 
     (volume,), _ = find_volumes(save_all(tmp_path, [make_slice(d) for d in DISTANCES]))
-    monkeypatch.setattr(dicom, "iter_pixels", panic)
+    monkeypatch.setattr(dicom_pixels, "iter_pixels", panic)
     with pytest.raises(expected):
         read_volume(volume.files, volume.frames)
 

@@ -100,6 +100,22 @@ def test_every_flipped_byte_of_the_stream_is_noticed(tmp_path: Path) -> None:
     assert silent == 0
 
 
+def test_what_follows_a_stream_is_another_one_or_nothing(tmp_path: Path) -> None:
+    """RFC 1952: members follow one another and make one file; each has its own checksum, and flags that are known."""
+    image = np.random.default_rng(0).integers(0, 9, (9, 8, 7)).astype(np.int16)
+    path = write(tmp_path / "a.nii.gz", image)
+    whole, plain = path.read_bytes(), gzip.decompress(path.read_bytes())
+    second = bytearray(gzip.compress(plain[500:]))
+    for data in (gzip.compress(plain[:500]) + second, whole + bytes(100), whole + gzip.compress(b"more")):
+        path.write_bytes(data)
+        assert np.array_equal(nifti.read(path)[0][0], image.T)
+    second[-6] ^= 1
+    odd = whole[:3] + b"\x80" + whole[4:]
+    for data in (gzip.compress(plain[:500]) + second, whole + b"rubbish", whole + whole[:50], odd):
+        path.write_bytes(data)
+        assert code_of(path) == "gzip"
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_a_truncated_file_is_refused(suffix: str, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)

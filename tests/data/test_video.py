@@ -23,8 +23,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage, generate_uid
 
 from volssl import config, run
-from volssl.data import extra, video_file
+from volssl.data import extra, video_decoder, video_file
 from volssl.data.cache_file import fetch
+from volssl.data.child import disposable
 from volssl.data.count import count
 from volssl.data.items import Keep, PreparedSource
 from volssl.data.slices import middles
@@ -299,17 +300,18 @@ def test_a_file_is_decoded_once_for_all_its_clips(folder: Path, monkeypatch: pyt
     """Twice, with the counting; from the start again where a clip lies before the last one."""
     clip = grey(40)
     write(folder / "a.avi", clip)
-    opened, really = [], video_file._decoded
+    opened, really = [], video_decoder._decoded
 
     def decoded(path: Path) -> Iterator[av.VideoFrame]:
         opened.append(path)
         return really(path)
 
-    monkeypatch.setattr(video_file, "_decoded", decoded)
-    source = build(folder, clips="all", cache_gb=0.0)
-    assert (len(source), len(opened)) == (10, 2)
-    for i in (9, 3, 4, 4):
-        assert torch.equal(source[i].image, tensor(clip, range(4 * i, 4 * i + 4)))
+    monkeypatch.setattr(video_decoder, "_decoded", decoded)
+    with disposable():
+        source = build(folder, clips="all", cache_gb=0.0)
+        assert (len(source), len(opened)) == (10, 2)
+        for i in (9, 3, 4, 4):
+            assert torch.equal(source[i].image, tensor(clip, range(4 * i, 4 * i + 4)))
     assert len(opened) == 5
     write(folder / "a.avi", grey(40, seed=1))
     with pytest.raises(DataError, match="changed"):

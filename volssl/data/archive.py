@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
+from volssl.data.array_file import array_header
 from volssl.data.door import Found
 from volssl.data.fingerprint import stamp
 from volssl.data.image_config import SPLITS, ImageConfig
-from volssl.data.preflight import check_regular, check_shape, guard
+from volssl.data.preflight import check_ratio, check_shape, guard, opened
 from volssl.data.recipe import Entry
 from volssl.errors import DataError
 
@@ -50,13 +56,11 @@ def release() -> None:
 
 def _held(path: Path) -> tuple[str, ...]:
     """The splits that an archive has images of."""
-    check_regular(path)
-    with guard("npz", path), np.load(path, allow_pickle=False) as archive:
+    with _opened(path) as archive:
         return tuple(split for split in SPLITS if f"{split}_images" in archive)
 
 
 def _split(path: Path, split: str, column: int | None) -> list[Entry]:
-    check_regular(path)
     images, part = _images(path, split, stamp([path]).digest), Found(split, "npz", (path,))
     kind = f"{images.dtype} {images.shape[1:]}".encode()
     digests = [hashlib.sha256(kind + np.ascontiguousarray(image).tobytes()).hexdigest() for image in images]
@@ -105,11 +109,31 @@ def _labels(path: Path, split: str, count: int, column: int | None) -> list[int]
 
 def _array(path: Path, key: str) -> np.ndarray:
     """One array of real numbers; objects (pickles) are never loaded."""
-    with guard("npz", path), np.load(path, allow_pickle=False) as archive:
+    with _opened(path) as archive:
         if key not in archive:
             held = ", ".join(list(archive)[:8]) or "nothing"
             raise DataError("npz", f"has no {key} but {held}: look at data.split", str(path))
+        _check_claims(path, key)
         array: np.ndarray = archive[key]
         if array.dtype.kind not in "biuf" or array.ndim == 0 or len(array) == 0:
             raise DataError("npz", f"{key} is {array.dtype} {array.shape}: real numbers are read", str(path))
         return array
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[NpzFile]:
+    with guard("npz", path), opened(path) as file, np.load(file, allow_pickle=False) as archive:
+        if not isinstance(archive, NpzFile):
+            raise DataError("npz", "an array, no archive: use data.name: stack", str(path))
+        yield archive
+
+
+def _check_claims(path: Path, key: str) -> None:
+    """Refuse a member that unpacks to too much, or whose array would be larger than the member."""
+    with opened(path) as file, ZipFile(file) as members:
+        info = members.getinfo(f"{key}.npy")
+        check_ratio(info.file_size, min(info.compress_size, path.stat().st_size), str(path))
+        with members.open(info) as member:
+            shape, _, dtype = array_header(member)
+        if math.prod(shape) * dtype.itemsize > info.file_size:
+            raise DataError("truncated", f"{key} of {shape} is not all there: copy the file again", str(path))

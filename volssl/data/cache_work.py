@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from volssl.data.cache_file import store, whole
+from volssl.data.child import disposable
 from volssl.data.fingerprint import Stamp, fingerprint, stamp
 from volssl.data.recipe import Entry, Recipe
 from volssl.errors import DataError
@@ -92,7 +93,8 @@ def run(tasks: Mapping[int, Work[R]], workers: int) -> Iterator[tuple[int, R | D
 
 
 def _do(task: Work[R]) -> R | DataError:
-    return task()
+    with disposable():
+        return task()
 
 
 def _in_processes(tasks: Mapping[int, Work[R]], workers: int) -> Iterator[tuple[int, R | DataError]]:

@@ -14,9 +14,8 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils.enums import MetaKeys, SpaceKeys
 from pydicom import Dataset
-from pydicom.pixels.utils import iter_pixels
 
-from volssl.data.dicom_pixels import check_held, values
+from volssl.data.dicom_pixels import stored, values
 from volssl.data.header import Plane, is_dicom, is_image, is_mosaic, planes, read_dataset
 from volssl.data.preflight import check_affine, check_shape, guard
 from volssl.data.series import affine, by_geometry, ordered, volumes, without_strays
@@ -212,14 +211,13 @@ def _scan(files: Iterable[Path]) -> tuple[dict[tuple[str, str], _Series], list[D
 def _decode(ds: Dataset, chosen: Sequence[Plane]) -> list[np.ndarray]:
     """float32 values of some slices of one object."""
     where = chosen[0].file
+    if is_mosaic(ds):
+        (mosaic,) = stored(ds, where, [0])
+        numbers = [_tile(mosaic, plane) for plane in chosen]
+    else:
+        numbers = list(stored(ds, where, [plane.frame for plane in chosen]))
     with guard("pixels", where):
-        check_held(ds, where)
-        if is_mosaic(ds):
-            mosaic = next(iter_pixels(ds))
-            stored = [_tile(mosaic, plane) for plane in chosen]
-        else:
-            stored = list(iter_pixels(ds, indices=[plane.frame for plane in chosen]))
-        return [values(ds, one, plane.slope, plane.intercept) for plane, one in zip(chosen, stored, strict=True)]
+        return [values(ds, one, plane.slope, plane.intercept) for plane, one in zip(chosen, numbers, strict=True)]
 
 
 def _tile(mosaic: np.ndarray, plane: Plane) -> np.ndarray:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UncompressedTransferSyntaxes
 
+from volssl.data.child import decode
+from volssl.data.codestream import size
 from volssl.data.header import check_flat, check_pixels, is_colour, read_dataset, rescale
-from volssl.data.preflight import guard
+from volssl.data.preflight import guard, guarded
 from volssl.errors import DataError
 
 
@@ -43,13 +47,47 @@ def _pictures(ds: Dataset, file: Path, frames: Sequence[int]) -> Iterator[np.nda
     with guard("header", file):
         check_pixels(ds, file)
         scales = [rescale(ds, file, frame) for frame in frames]
-    with guard("pixels", file):
-        check_held(ds, file)
-    stored = iter_pixels(ds, indices=list(frames))
-    for scale in scales:
+    for scale, one in zip(scales, stored(ds, file, frames), strict=True):
         with guard("pixels", file):
-            picture = _picture(ds, next(stored), *scale)
+            picture = _picture(ds, one, *scale)
         yield picture
+
+
+def stored(ds: Dataset, file: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
+    """The numbers of some frames as they are stored, one by one; packed ones are unpacked by another process.
+
+    Raises:
+        DataError: ``no_pixels``, ``pixels``, or as ``child.decode``.
+    """
+    check_held(ds, file)
+    if ds.file_meta.get("TransferSyntaxUID") in UncompressedTransferSyntaxes:
+        return _frames(ds, file, frames)
+    return decode("dicom", file, list(frames))
+
+
+def unpacked(file: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
+    """As ``stored``, of a packed file and in this process.
+
+    Raises:
+        DataError: ``pixels``, also where a frame is packed as another size than that of the header.
+    """
+    ds = read_dataset(file, pixels=True)
+    with guard("pixels", file):
+        check_pixels(ds, file)
+        check_held(ds, file)
+        said = (int(ds.Rows), int(ds.Columns), int(ds.SamplesPerPixel))
+        count = int(ds.get("NumberOfFrames") or 1)
+        for n, stream in enumerate(generate_frames(ds.PixelData, number_of_frames=count)):
+            packed = size(stream) or said
+            if packed[:2] != said[:2] or packed[2] > said[2]:
+                what = f"frame {n} is packed as {packed} rows, columns and samples, not {said}"
+                raise DataError("pixels", f"{what}: export the file again", str(file))
+    return _frames(ds, file, frames)
+
+
+def _frames(ds: Dataset, file: Path, frames: Sequence[int]) -> Iterator[np.ndarray]:
+    with guard("pixels", file):
+        return guarded("pixels", file, iter_pixels(ds, indices=list(frames)))
 
 
 def _picture(ds: Dataset, stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:

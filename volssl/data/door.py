@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from monai.data import MetaTensor
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from volssl.data import dicom, nifti
+from volssl.data.array_file import array_header
 from volssl.data.header import is_dicom
 from volssl.data.picture import read_picture
-from volssl.data.preflight import check_regular, check_shape, finite, guard
+from volssl.data.preflight import check_claim, check_inside, check_shape, finite, guard, opened
 from volssl.data.suffixes import DICOM, IMAGES, NIFTI
 from volssl.errors import DataError
 
@@ -123,20 +125,31 @@ def other_kind(root: Path, wanted: frozenset[Kind]) -> DataError:
 
 
 def walk(root: Path, errors: list[DataError]) -> Iterator[tuple[Path, list[Path]]]:
-    """Folders and their files in order of name; links are followed, but no folder is entered twice.
+    """Folders and their files in order of name; links are followed within the root, but no folder is entered twice.
 
     Args:
-        root: a folder, or one file, which is all there is then.
-        errors: gets one for every folder that cannot be listed, which ``os.walk`` would pass by in silence.
+        root: a folder, or anything else, which is all there is then. It may be a link itself.
+        errors: gets one for every link that leads out of the root, and for every folder that cannot be listed, which
+            ``os.walk`` would pass by in silence.
     """
 
     def refuse(error: OSError) -> None:
         code = "permission" if isinstance(error, PermissionError) else "unreadable"
         errors.append(DataError(code, f"cannot be listed ({error.strerror}): mend or remove it", str(error.filename)))
 
-    if root.is_file():
+    def good(folder: str, names: list[str]) -> Iterator[Path]:
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            try:
+                check_inside(path, top)
+            except DataError as error:
+                errors.append(error)
+            else:
+                yield path
+
+    if not root.is_dir():
         yield root.parent, [root]
         return
+    top = os.path.realpath(root)
     seen: set[tuple[int, int]] = set()
     for name, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         status = os.stat(name)
@@ -144,8 +157,8 @@ def walk(root: Path, errors: list[DataError]) -> Iterator[tuple[Path, list[Path]
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        yield Path(name), [Path(name, file) for file in sorted(files) if not file.startswith(".")]
+        folders[:] = [path.name for path in good(name, folders)]
+        yield Path(name), list(good(name, files))
 
 
 def _find_in(
@@ -221,15 +234,21 @@ def _read(found: Found, time: int | None) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_array(path: Path) -> np.ndarray:
     """(slices, rows, columns) float32 of a .npy file; objects (pickles) are never loaded."""
-    check_regular(path)
-    with guard("npy", path):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray) or array.ndim != 3:
+    with guard("npy", path), opened(path) as file:
+        shape, _, dtype = array_header(file)
+        if dtype.hasobject:
+            raise DataError("npy", "holds Python objects, which are never loaded: save numbers", str(path))
+        if len(shape) != 3:
             raise DataError("dims", "not an array of slices x rows x columns: save one per file", str(path))
-        if array.dtype.kind not in "biuf":
-            raise DataError("dtype", f"voxels of type {array.dtype}: real numbers are read", str(path))
-        check_shape(array.shape, str(path))
-        return np.array(array, dtype=np.float32)
+        if dtype.kind not in "biuf":
+            raise DataError("dtype", f"voxels of type {dtype}: real numbers are read", str(path))
+        check_shape(shape, str(path))
+        claimed = math.prod(shape) * dtype.itemsize
+        check_claim(claimed, claimed, str(path))
+        if (held := os.fstat(file.fileno()).st_size - file.tell()) < claimed:
+            raise DataError("truncated", f"{held} bytes of {claimed}: copy the file again", str(path))
+        file.seek(0)
+        return np.asarray(np.load(file, allow_pickle=False), dtype=np.float32)
 
 
 def _read_images(files: tuple[Path, ...]) -> np.ndarray:

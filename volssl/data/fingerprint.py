@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from volssl.data.preflight import opened, reached
 from volssl.errors import DataError
 
 # A file system's clock may not tell two writes apart; files younger than this are not remembered.
@@ -32,10 +33,8 @@ def stamp(files: Sequence[Path]) -> Stamp:
     """
     state, newest = hashlib.sha256(), 0
     for file in files:
-        try:
+        with reached(file):
             s = file.stat()
-        except OSError as error:
-            raise DataError("missing", f"cannot be looked at ({error.strerror})", str(file)) from error
         state.update(f"{file.absolute()}\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n".encode())
         newest = max(newest, s.st_ctime_ns)
     return Stamp(state.hexdigest(), time.time_ns() - newest > SETTLED_NS)
@@ -50,7 +49,7 @@ def fingerprint(files: Sequence[Path]) -> str:
     digests = []
     for file in files:
         try:
-            with file.open("rb") as f:
+            with opened(file) as f:
                 digests.append(hashlib.file_digest(f, "sha256"))
         except OSError as error:
             raise DataError("unreadable", f"cannot be read ({error.strerror})", str(file)) from error

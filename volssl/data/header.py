@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, UncompressedTransferSyntaxes
 
-from volssl.data.preflight import SPACING_MM, check_regular, check_shape, guard
+from volssl.data.preflight import SPACING_MM, check_claim, check_shape, guard, opened
 from volssl.errors import DataError
 
 # What may tell apart slices at one position, in the order in which it is tried; enhanced name before classic.
@@ -43,6 +43,7 @@ _SEQUENCE = {
     "FlipAngle": "MRTimingAndRelatedParametersSequence",
     "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
 }
+ITEM = 8  # bytes that a packed frame has at least: the tag and the length of its item
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 
 _TAGS = [
@@ -79,25 +80,26 @@ class Plane:
 
 def is_dicom(path: Path) -> bool:
     """Whether a regular file carries the mark ``DICM`` at byte 128."""
-    check_regular(path)
-    with guard("unreadable", path), path.open("rb") as file:
+    with guard("unreadable", path), opened(path) as file:
         return file.read(132)[128:] == b"DICM"
 
 
-def read_dataset(path: Path, *, pixels: bool = False) -> Dataset:
-    """The header that the door needs, or the whole file with its pixels.
+def read_dataset(path: Path, *, pixels: bool = False, tags: Sequence[str] = ()) -> Dataset:
+    """The header that the door needs, or the ``tags`` of it (keywords), or the whole file with its pixels.
 
     Raises:
         DataError: ``deflated`` (it would have to be inflated before its size is known), ``header``, ...
     """
-    check_regular(path)
-    with guard("header", path):
-        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+    with guard("header", path), opened(path) as file:
+        if read_file_meta_info(f"/dev/fd/{file.fileno()}").get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise DataError("deflated", "deflated DICOM is not read: convert it, e.g. with dcmconv +te", str(path))
         if pixels:
-            return dcmread(path)
-        header = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-        return dcmread(path, stop_before_pixels=True) if is_mosaic(header) else header
+            return dcmread(file)
+        header = dcmread(file, stop_before_pixels=True, specific_tags=list(tags or _TAGS))
+        if tags or not is_mosaic(header):
+            return header
+        file.seek(0)
+        return dcmread(file, stop_before_pixels=True)
 
 
 def is_image(ds: Dataset) -> bool:
@@ -153,18 +155,24 @@ def check_pixels(ds: Dataset, path: Path) -> None:
     """Refuse pixels that cannot be decoded, or would take more memory than the file is worth.
 
     Raises:
-        DataError: ``empty``, ``too_large``, ``jpeg_12_bit`` or ``truncated``.
+        DataError: ``empty``, ``too_large``, ``jpeg_12_bit``, ``colour`` or ``truncated``.
     """
-    shape = (int(ds.get("NumberOfFrames") or 1), int(ds.Rows or 0), int(ds.Columns or 0))
+    count, samples = int(ds.get("NumberOfFrames") or 1), int(ds.get("SamplesPerPixel") or 1)
+    shape = (count, int(ds.Rows or 0), int(ds.Columns or 0))
     check_shape(shape, str(path))
-    encoding = ds.file_meta.get("TransferSyntaxUID")
+    if samples not in (1, 3):
+        raise DataError("colour", f"{samples} samples per pixel: 1 (grey) or 3 (colour) are read", str(path))
+    encoding, held = ds.file_meta.get("TransferSyntaxUID"), path.stat().st_size
     if encoding == JPEGExtended12Bit and int(ds.get("BitsStored") or 8) > 8:
         raise DataError("jpeg_12_bit", "12-bit JPEG is not read: convert it, e.g. with dcmdjpeg", str(path))
     halved = ds.get("PhotometricInterpretation") == "YBR_FULL_422"  # two of three samples for every second pixel
-    samples = 2 if halved else int(ds.get("SamplesPerPixel") or 1)
-    claimed = int(np.prod(shape)) * samples * int(ds.get("BitsAllocated") or 1) // 8
-    if encoding in UncompressedTransferSyntaxes and path.stat().st_size < claimed:
-        raise DataError("truncated", f"the pixels need {claimed} bytes: copy the file again", str(path))
+    claimed = int(np.prod(shape)) * (2 if halved else samples) * int(ds.get("BitsAllocated") or 1) // 8
+    check_claim(claimed, held, str(path))
+    if held < (claimed if encoding in UncompressedTransferSyntaxes else count * ITEM):
+        raise DataError("truncated", f"{count} frames need more than {held} bytes: copy the file again", str(path))
+    frames = ds.get("PerFrameFunctionalGroupsSequence")
+    if frames is not None and len(frames) != count:
+        raise DataError("header", f"{len(frames)} descriptions of {count} frames: export the file again", str(path))
 
 
 def _plane(ds: Dataset, path: Path, frame: int) -> Plane:

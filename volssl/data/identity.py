@@ -179,16 +179,14 @@ def _image(origin: Origin) -> int | None:
 
 def _header(path: Path) -> tuple[str, str]:
     """The patient, with who gave the id where that is said, and the study; empty where unknown."""
-    from pydicom import dcmread
-
-    from volssl.data.header import is_dicom
+    from volssl.data.header import is_dicom, read_dataset
     from volssl.data.preflight import guard
 
     try:
         with guard("header", path):
             if not is_dicom(path):
                 return "", ""
-            ds = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
+            ds = read_dataset(path, tags=_HEADER)
             patient, issuer, study = (str(ds.get(keyword) or "") for keyword in _HEADER)
     except DataError:
         return "", ""

@@ -9,10 +9,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.multival import MultiValue
 
+from volssl.data import nifti
 from volssl.data.door import Found
+from volssl.data.header import read_dataset
 from volssl.data.preflight import guard
 
 # What is told, and where DICOM keeps it: classic name before enhanced. The device writes all of these. Names, ids,
@@ -128,7 +130,7 @@ def _dicom(found: Found) -> dict[str, str]:
     path, frame = found.files[0], found.frames[0][1]
     wanted = [_THICKNESS, *_GROUPS, *(keyword for _, keywords, _ in ROWS for keyword in keywords)]
     with guard("header", path):
-        ds = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+        ds = read_dataset(path, tags=wanted)
         told = {name: _told(ds, frame, keywords, unit) for name, keywords, unit in ROWS}
         encoding = ds.file_meta.TransferSyntaxUID.name
         files = f"{len(found.files)} DICOM file" + ("s" if len(found.files) > 1 else "")
@@ -163,7 +165,7 @@ def _text(value: Any) -> str:
 
 def _nifti(found: Found) -> dict[str, str]:
     with guard("header", found.files[0]):
-        header = nib.load(found.files[0]).header
+        header = nifti.header(found.files[0])
         code = int(header["sform_code"]) or int(header["qform_code"])
         seconds = float(header.get_zooms()[3]) if len(header.get_zooms()) > 3 and header.get_data_shape()[3] > 1 else 0
         return {

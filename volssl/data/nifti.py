@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
 
-from volssl.data.preflight import check_affine, check_regular, check_shape, guard
+from volssl.data.preflight import check_affine, check_claim, check_regular, check_shape, guard, opened
 from volssl.errors import DataError
 
 _IMAGES = (nib.Nifti1Image, nib.Nifti2Image)
 _HEAD = 540  # bytes of a NIfTI-2 header; a NIfTI-1 header has 348
-_MAX_RATIO = 200  # of bytes claimed to bytes on disk, above _SUSPECT
-_SUSPECT = 2**28
+_FLAGS = b"\x1f"  # all that RFC 1952 knows in one byte
 _CHUNK = 2**20
 _MAX_TRAILING = 2**26
 
@@ -29,6 +30,15 @@ def shape(path: Path) -> tuple[int, int, int, int]:
             ``bad_affine`` or ``bad_spacing``.
     """
     return _checked(path)[1]
+
+
+def header(path: Path) -> nib.Nifti1Header:
+    """As nibabel has it.
+
+    Raises:
+        DataError: as ``shape``.
+    """
+    return _header(path)[1]
 
 
 def read(path: Path, time: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -59,13 +69,13 @@ def _affine(ijk: np.ndarray) -> np.ndarray:
 def _checked(path: Path) -> tuple[type[nib.Nifti1Image], tuple[int, int, int, int], int]:
     """The class that reads the file, its (t, k, j, i) shape and the bytes it must hold uncompressed."""
     on_disk = check_regular(path)
-    image_class, header = _header(path)
+    image_class, head = _header(path)
     where = str(path)
     with guard("header", path):
-        dims = tuple(int(d) for d in header.get_data_shape())
-        kind = header.get_data_dtype()
-        affine = header.get_best_affine()
-        offset = int(header.get_data_offset())
+        dims = tuple(int(d) for d in head.get_data_shape())
+        kind = head.get_data_dtype()
+        affine = head.get_best_affine()
+        offset = int(head.get_data_offset())
     if kind.kind not in "iuf" or kind.itemsize > 8:
         raise DataError("dtype", f"voxels of type {kind}: only real numbers of up to 64 bits are read", where)
     dims += (1,) * (3 - len(dims))
@@ -77,15 +87,14 @@ def _checked(path: Path) -> tuple[type[nib.Nifti1Image], tuple[int, int, int, in
     check_affine(_affine(affine), where)
     claimed = offset + math.prod(dims) * kind.itemsize
     packed = _is_gzip(path)
-    if claimed > _SUSPECT and claimed > _MAX_RATIO * on_disk:
-        raise DataError("too_large", f"{on_disk} bytes claim to be {claimed}: export the file again", where)
+    check_claim(claimed, on_disk, where)
     if offset < 0 or (not packed and claimed > on_disk):
         raise DataError("truncated", f"the header asks for {claimed} bytes: copy the file again", where)
     return image_class, (dims[3] if len(dims) == 4 else 1, dims[2], dims[1], dims[0]), claimed
 
 
 def _header(path: Path) -> tuple[type[nib.Nifti1Image], nib.Nifti1Header]:
-    with guard("gzip" if _is_gzip(path) else "header", path), _open(path) as stream:
+    with guard("gzip" if _is_gzip(path) else "header", path), _unpacked(path) as stream:
         head = stream.read(_HEAD)
     with guard("header", path):
         for image_class in _IMAGES:
@@ -97,7 +106,7 @@ def _header(path: Path) -> tuple[type[nib.Nifti1Image], nib.Nifti1Header]:
 
 def _content(path: Path, size: int) -> bytes:
     """The first ``size`` bytes, uncompressed, after reading to the end so that gzip checks its CRC."""
-    with guard("gzip", path), _open(path) as stream:
+    with guard("gzip", path), _unpacked(path) as stream:
         content = stream.read(size)
         trailing = 0
         while (more := len(stream.read(_CHUNK))) and trailing <= _MAX_TRAILING:
@@ -110,9 +119,20 @@ def _content(path: Path, size: int) -> bytes:
 
 
 def _is_gzip(path: Path) -> bool:
-    with guard("unreadable", path), path.open("rb") as file:
+    with guard("unreadable", path), opened(path) as file:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")  # type: ignore[return-value]
+@contextmanager
+def _unpacked(path: Path) -> Iterator[BinaryIO]:
+    """The file, or what gzip has packed in it."""
+    with opened(path) as file:
+        head = file.read(4)
+        file.seek(0)
+        if head[:2] != b"\x1f\x8b":
+            yield file
+            return
+        if head[3:] > _FLAGS:  # which Python's gzip does not look at
+            raise DataError("gzip", "flags that gzip does not know: copy the file again", str(path))
+        with gzip.open(file, "rb") as stream:
+            yield stream  # type: ignore[misc]

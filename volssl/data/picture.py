@@ -1,4 +1,4 @@
-"""The numbers of one flat image: pictures through Pillow, and what becomes of their colour."""
+"""The numbers of one flat image, and what becomes of their colour."""
 
 from __future__ import annotations
 
@@ -8,48 +8,24 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from volssl.data.child import decode
 from volssl.data.image_config import BYTES, Colour, Coloured
-from volssl.data.preflight import check_regular, check_shape, finite, guard
+from volssl.data.preflight import check_regular, finite
 from volssl.errors import DataError
 
-PHOTOMETRIC = 262  # the tag of TIFF 6.0 that says what a number means; 0: zero is white
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the name says, no other decoder of Pillow is let near
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B: ITU-R BT.601
 
 
 def read_picture(file: Path) -> np.ndarray:
-    """float32 (rows, columns), or (rows, columns, 3) of 0..255 where the file is in colour, turned as EXIF says.
-
-    Grey keeps its numbers (8, 16 or 32 bit, floating point), reflected where zero is white; black and white is 0 and
-    255. A palette becomes colour; alpha is dropped.
+    """As ``picture_file.read``, in another process.
 
     Raises:
-        DataError: ``image``, also where Pillow would lose bits, ``dims`` where it has several pages, ``too_large``, ...
+        DataError: as there, and as ``child.decode``.
     """
     check_regular(file)
-    # Opened by name, an uncompressed TIFF that lies on its side is mapped into memory as if it stood: scrambled.
-    with guard("image", file), file.open("rb") as f, Image.open(f, formats=FORMATS) as picture:
-        check_shape((picture.height, picture.width), str(file))
-        if (pages := getattr(picture, "n_frames", 1)) != 1:
-            raise DataError("dims", f"{pages} pages: save one picture per file", str(file))
-        _keeps_bits(picture, file)
-        white = getattr(picture, "tag_v2", {}).get(PHOTOMETRIC) == 0
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode not in ("L", "F") and not upright.mode.startswith("I"):
-            upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
-        pixels = np.array(upright, dtype=np.float32)
-        return 65535 - pixels if white and upright.mode.startswith("I") else pixels
-
-
-def _keeps_bits(picture: Image.Image, file: Path) -> None:
-    """Raises DataError for what Pillow reads otherwise than it is stored: it makes bytes of grey with alpha, and
-    reflects a TIFF in which zero is white at up to 8 bits only; floating point has no end to reflect at."""
-    if any(tile[3] == "LA;16B" for tile in getattr(picture, "tile", ())):
-        raise DataError("image", "16-bit grey with alpha: save it without alpha", str(file))
-    if picture.mode == "F" and getattr(picture, "tag_v2", {}).get(PHOTOMETRIC) == 0:
-        raise DataError("image", "floating point in which zero is white: save it with zero as black", str(file))
+    (pixels,) = decode("picture", file)
+    return pixels
 
 
 def as_picture(array: NDArray[np.generic]) -> np.ndarray:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from volssl.errors import DataError
 
 MAX_VOXELS = 2**30  # of one item over all channels: 4 GiB as float32
+MAX_SIDE = 2**16 - 1  # voxels along one axis, or frames: what DICOM can count
+MAX_BYTES = 2**32  # of one item as it is stored, unpacked
+MAX_RATIO = 200  # of bytes claimed to bytes held, where over SUSPECT are claimed
+SUSPECT = 2**28
 SPACING_MM = (1e-3, 100.0)
 
 
@@ -21,16 +29,62 @@ def check_regular(path: Path) -> int:
     """Size in bytes of a regular file; a pipe or a device would block or never end.
 
     Raises:
-        DataError: ``missing``, ``permission`` or ``not_a_file``.
+        DataError: ``missing``, ``link``, ``permission`` or ``not_a_file``.
     """
-    with guard("not_a_file", path):
+    with reached(path):
+        return _regular(path.stat(), path)
+
+
+def opened(path: Path) -> BufferedReader:
+    """A regular file, open for reading: what another process puts in its place is neither waited for nor read.
+
+    Raises:
+        DataError: as ``check_regular``.
+    """
+    check_regular(path)  # to open a device may do something
+    with reached(path):
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         try:
-            status = path.stat()
+            _regular(os.fstat(file.fileno()), path)
+        except DataError:
+            file.close()
+            raise
+        return file
+
+
+@contextmanager
+def reached(path: Path) -> Iterator[None]:
+    """Say of a path what keeps it from being looked at.
+
+    Raises:
+        DataError: ``missing``, ``link``, ``permission`` or ``unreadable``.
+    """
+    with guard("unreadable", path):
+        try:
+            yield
         except FileNotFoundError:
             raise DataError("missing", "no such file: check the path", str(path)) from None
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError("not_a_file", "not a regular file: remove it from the folder", str(path))
-        return status.st_size
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise DataError("link", "a link that leads in a circle: remove it", str(path)) from None
+
+
+def _regular(status: os.stat_result, path: Path) -> int:
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("not_a_file", "not a regular file: remove it from the folder", str(path))
+    return status.st_size
+
+
+def check_inside(path: Path, top: str) -> None:
+    """Refuse a link that leads out of the folder ``top``, which is a real path.
+
+    Raises:
+        DataError: ``link``.
+    """
+    if path.is_symlink() and os.path.commonpath([top, os.path.realpath(path)]) != top:
+        what = "a link out of data.root is not followed"
+        raise DataError("link", f"{what}: copy what it names, or name it in a labels.csv", str(path))
 
 
 def check_shape(shape: Sequence[int], where: str) -> None:
@@ -41,8 +95,32 @@ def check_shape(shape: Sequence[int], where: str) -> None:
     """
     if not shape or min(shape) < 1:
         raise DataError("empty", f"the shape is {tuple(shape)}: export the image again", where)
-    if math.prod(shape) > MAX_VOXELS:
-        raise DataError("too_large", f"{tuple(shape)} is over {MAX_VOXELS:,} voxels: crop or split the image", where)
+    if math.prod(shape) > MAX_VOXELS or max(shape) > MAX_SIDE:
+        limits = f"{MAX_VOXELS:,} voxels, or {MAX_SIDE:,} along a side"
+        raise DataError("too_large", f"{tuple(shape)} is over {limits}: crop or split the image", where)
+
+
+def check_claim(claimed: int, held: int, where: str) -> None:
+    """Refuse pixels of which a header claims more bytes than an item has, or than those held can unpack to.
+
+    Raises:
+        DataError: ``too_large``.
+    """
+    if claimed > MAX_BYTES:
+        raise DataError("too_large", f"claims {claimed:,} bytes, over {MAX_BYTES:,}: crop or split the image", where)
+    check_ratio(claimed, held, where)
+
+
+def check_ratio(claimed: int, held: int, where: str) -> None:
+    """Refuse what would unpack to more than ``MAX_RATIO`` times its bytes, if that is much.
+
+    Little may be packed as well as it likes: an empty mask is a thousandth of its size.
+
+    Raises:
+        DataError: ``too_large``.
+    """
+    if claimed > SUSPECT and claimed > MAX_RATIO * held:
+        raise DataError("too_large", f"{held:,} bytes claim to be {claimed:,}: export the file again", where)
 
 
 def check_affine(affine: np.ndarray, where: str) -> None:
@@ -104,7 +182,23 @@ def guard(code: str, where: Path | str) -> Iterator[None]:
         raise DataError("permission", "may not be read: change its permissions", str(where)) from None
     except MemoryError:
         raise DataError("memory", "does not fit into memory: crop or split the image", str(where)) from None
+    except RecursionError:
+        raise DataError(code, "is nested too deeply: export the file again", str(where)) from None
     except BaseException as error:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
         raise DataError(code, f"{reason}: export the file again", str(where)) from error
+
+
+T = TypeVar("T")
+
+
+def guarded(code: str, where: Path | str, members: Iterator[T]) -> Iterator[T]:
+    """``members``, each of them made within a guard of its own, which is left before the next is asked for."""
+    while True:
+        with guard(code, where):
+            try:
+                member = next(members)
+            except StopIteration:
+                return
+        yield member
