@@ -53,6 +53,30 @@ def check(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def index(
+    roots: Annotated[list[Path], typer.Argument(metavar="ROOT...", help="Folders of images, at any depth.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The manifest to write.")] = Path("manifest.parquet"),
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; one per core where absent.")] = None,
+) -> None:
+    """List, verify and describe every image under some folders, once; training reads the list (data.root)."""
+    from rich.console import Console
+
+    from volssl.data.index import index as write_manifest
+    from volssl.progress import progress
+
+    console = Console(highlight=False)
+    with progress(console, "verifying") as report:
+        summary = write_manifest(roots, out, workers=_cores() if workers is None else workers, report=report)
+    for line in (f"{out}:", *summary.lines()):
+        typer.echo(line)
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@app.command()
 def evaluate(config: Config, overrides: Overrides = None) -> None:
     """Say what encoders are worth when labels are few, with intervals, beside random ones and raw pixels."""
     from volssl.config import load_evaluation

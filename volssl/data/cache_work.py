@@ -13,7 +13,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from volssl.data.cache_file import store, whole
 from volssl.data.child import disposable
-from volssl.data.fingerprint import Stamp, fingerprint, stamp
+from volssl.data.fingerprint import Stamp, fingerprint
 from volssl.data.recipe import Entry, Recipe
 from volssl.errors import DataError
 
@@ -50,12 +50,14 @@ class Task:
     def __call__(self) -> Outcome:
         """Fingerprint the files and make the item unless it is done; beyond the ceiling only mark it readable."""
         try:
-            before = stamp(self.entry.files)
-            content = self.content or fingerprint(self.entry.files)
+            before, content = self.entry.state(), self.content
+            if not content:
+                content = fingerprint(self.entry.files)
+                self.entry.check(content)
             path = self.recipe.path(self.entry, content)
             if not done(path, keep=self.keep):
                 image, spacing = self.recipe.make(self.entry)
-                if stamp(self.entry.files).digest != before.digest:
+                if self.entry.state().digest != before.digest:
                     raise DataError("changed", "changed while it was read: run again", self.id)
                 if self.keep:
                     store(path, image, spacing)

@@ -1,0 +1,188 @@
+"""The manifest of ``volssl index`` (torch-free): its columns, its keyed ids, and how it is checked when it is read."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volssl.data.preflight import check_regular, guard
+from volssl.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+FORMAT = 1  # raise it when the columns, or what they mean, change
+SUFFIX = ".parquet"
+KINDS = ("volume", "image", "video", "slide", "stack")  # the data.name that reads an item
+OK, LEFT_OUT = "ok", "left out"
+DIGITS = 16  # hexadecimal, of a keyed id
+ROWS = 4096  # of a row group
+BATCH = 1024  # rows that are looked at together
+WIDEST = 2**31  # bytes that a group of rows may take, uncompressed
+AGAIN = "run volssl index again"
+
+_ID, _SHA = re.compile(f"[0-9a-f]{{{DIGITS}}}"), re.compile("[0-9a-f]{64}")
+_FORMATS = {"dicom", "nifti", "npy", "images", "slide", "video"}
+_TEXTS = (
+    *("id", "status", "reason", "kind", "format", "modality", "sequence", "orientation", "plane", "sha256"),
+    *("patient", "study", "series"),
+)
+_NUMBERS = ("tilt", "thickness", "mean", "sd", "low", "p1", "median", "p99", "high", "foreground")
+_COUNTS = ("channels", "times", "slices", "bits")
+_LISTS = {"shape": "int64", "spacing": "float64", "files": "string", "frames": "int32"}
+
+
+def schema() -> pa.Schema:
+    """The columns, in order; ``docs/data.md`` says what each holds."""
+    import pyarrow as pa
+
+    columns = {name: pa.string() for name in _TEXTS}
+    columns |= {name: pa.list_(pa.field("element", getattr(pa, kind)())) for name, kind in _LISTS.items()}
+    columns |= dict.fromkeys(_COUNTS, pa.int32()) | {"bytes": pa.int64()} | dict.fromkeys(_NUMBERS, pa.float64())
+    return pa.schema([pa.field(name, kind, nullable=name not in ("id", "status")) for name, kind in columns.items()])
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Keyed names: without the key nobody can try names until one fits."""
+
+    key: bytes
+
+    def __call__(self, kind: str, text: str) -> str:
+        """HMAC-SHA-256 of what is called ``text`` among its kind; the text never leaves."""
+        return hmac.digest(self.key, os.fsencode(f"{kind}\0{text}"), "sha256").hex()[:DIGITS]
+
+
+def below(roots: int, number: int, path: str) -> str:
+    """What a path relative to the ``number``-th root is called: its root stands in front where there are several."""
+    return path if roots == 1 else f"{number}/{path}"
+
+
+def key_path(manifest: Path) -> Path:
+    """Where the key of its ids lies."""
+    return manifest.with_name(manifest.name + ".key")
+
+
+def is_manifest(root: Path) -> bool:
+    """Whether it is a file called ``.parquet``."""
+    return root.suffix.lower() == SUFFIX and root.is_file()
+
+
+def about(roots: Sequence[Path]) -> dict[bytes, bytes]:
+    """What the file says of itself."""
+    return {b"volssl": json.dumps({"format": FORMAT, "roots": [os.fspath(root) for root in roots]}).encode()}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that has the columns it should. roots: the folders that were walked."""
+
+    path: Path
+    roots: tuple[Path, ...]
+    rows: int
+    _file: pq.ParquetFile
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every row, checked, a batch at a time.
+
+        Raises:
+            DataError: ``manifest``: it is damaged, or no manifest after all.
+        """
+        batches = self._file.iter_batches(BATCH)
+        while True:
+            with _refusing(self.path):
+                batch = next(batches, None)
+                rows = batch.to_pylist() if batch is not None else []
+                if faulty := next((name for row in rows if (name := _fault(row))), None):
+                    raise DataError("manifest", f"a row has an impossible {faulty}: {AGAIN}", str(self.path))
+            if batch is None:
+                return
+            yield from rows
+
+    def usable(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The rows of items of a kind."""
+        return (row for row in self if row["status"] == OK and row["kind"] == kind)
+
+
+def open_manifest(path: Path) -> Manifest:
+    """Look at what a file says that it holds, before any of it is read.
+
+    Raises:
+        DataError: ``manifest``: no Parquet file, or not one that ``volssl index`` of this version wrote.
+    """
+    import pyarrow.parquet as pq
+
+    size = check_regular(path)
+    with _refusing(path):
+        file = pq.ParquetFile(path)
+        found, held = file.schema_arrow, file.metadata
+        if b"volssl" not in (found.metadata or {}):
+            raise DataError("manifest", "a Parquet file, but no manifest: volssl index writes one", str(path))
+        told = json.loads(found.metadata[b"volssl"])
+        if told.get("format") != FORMAT or not found.remove_metadata().equals(schema()):
+            raise DataError("manifest", f"of another version of volssl: {AGAIN}", str(path))
+        groups = [held.row_group(i) for i in range(held.num_row_groups)]
+        values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+        if any(group.total_byte_size > WIDEST for group in groups) or values > 64 * size:
+            raise DataError("manifest", f"{size} bytes claim to hold {values} values: {AGAIN}", str(path))
+        roots = tuple(_root(root) for root in told["roots"])
+        if not roots:
+            raise ValueError("no roots")
+    return Manifest(path, roots, held.num_rows, file)
+
+
+def count(path: Path, kind: str) -> tuple[int, int]:
+    """How many items of a kind it lists, and how many time points they have; folders of pictures are no stacks here.
+
+    Raises:
+        DataError: ``manifest``, as ``open_manifest``.
+    """
+    times = [row["times"] or 1 for row in open_manifest(path).usable(kind)]
+    return len(times), sum(times)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        with guard("manifest", path):
+            yield
+    except DataError as error:
+        if error.code != "manifest" or error.__cause__ is None:
+            raise
+        raise DataError("manifest", f"cannot be read: {AGAIN}", str(path)) from error
+
+
+def _root(text: object) -> Path:
+    if not isinstance(text, str) or "\0" in text or not os.path.isabs(text):
+        raise ValueError("a root is no absolute path")
+    return Path(text)
+
+
+def _fault(row: dict[str, Any]) -> str:
+    """The first column of a row that no ``volssl index`` wrote; empty where there is none."""
+    files, frames = row["files"] or [], row["frames"] or []
+    usable = row["status"] == OK
+    sound = {
+        "id": _ID.fullmatch(row["id"] or ""),
+        "status": row["status"] in (OK, LEFT_OUT),
+        "kind": row["kind"] in KINDS or not usable,
+        "format": row["format"] in _FORMATS or not usable,
+        "sha256": _SHA.fullmatch(row["sha256"] or "") or not usable,
+        "files": all(file and _ID.fullmatch(file) for file in files) and (files or not usable),
+        "frames": len(frames) % 2 == 0
+        and all(n is not None and n >= 0 for n in frames)
+        and all(n < len(files) for n in frames[::2]),
+        "patient": row["patient"] is None or _ID.fullmatch(row["patient"]),
+        "modality": len(row["modality"] or "") <= DIGITS,
+        "sequence": len(row["sequence"] or "") <= 2 * DIGITS,
+        "times": row["times"] is None or row["times"] > 0,
+    }
+    return next((name for name, good in sound.items() if not good), "")
