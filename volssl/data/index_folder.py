@@ -18,6 +18,7 @@ from volssl.data.manifest import LEFT_OUT, Ids, below
 from volssl.data.preflight import check_regular, guard
 from volssl.data.suffixes import VIDEOS
 from volssl.errors import DataError
+from volssl.reasons import ReasonCode
 
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".czi")
 MAYBE_SLIDES = (".tif", ".tiff")
@@ -141,7 +142,7 @@ def _dicom(place: Place, files: Sequence[Path], ids: Ids, held: Held) -> None:
     found, errors = find_series(files, note)
     known = {str(file): file for file in files}
     held.refused += [refused(place, error.code, [known.get(error.where, place.folder)], ids) for error in errors]
-    held.refused += [refused(place, "no_image", [file], ids) for file, one in headers.items() if not one.image]
+    held.refused += [refused(place, ReasonCode.NO_IMAGE, [file], ids) for file, one in headers.items() if not one.image]
     several = len(errors) + sum(len(one.volumes) + len(one.errors) for one in found) > 1
     name = place.text(place.folder)
     for one in found:
@@ -166,15 +167,15 @@ def _beside(place: Place, one: Series, headers: dict[Path, _Header], ids: Ids, h
     rest = sorted(set(rest) - {*clips, *flats})
     if not rest:
         return
-    codes = list(dict.fromkeys(error.code for error in one.errors)) or ["beside"]
+    codes = list(dict.fromkeys(error.code for error in one.errors)) or [ReasonCode.BESIDE]
     for i, code in enumerate(codes):
         files = [] if i else rest
         held.refused.append(refused(place, code, files, ids, f"#{one.suffix} {code}"))
 
 
-def refused(place: Place, code: str, files: Sequence[Path], ids: Ids, series: str = "") -> Row:
+def refused(place: Place, code: ReasonCode, files: Sequence[Path], ids: Ids, series: str = "") -> Row:
     """The row of a file or folder, or of a series of this folder."""
     texts = [place.text(file) if file.is_relative_to(place.base) else place.text(place.folder) for file in files]
     own = place.text(place.folder) + series if series else texts[0]
-    row: Row = {"id": ids("item" if series else "file", own), "status": LEFT_OUT, "reason": code}
+    row: Row = {"id": ids("item" if series else "file", own), "status": LEFT_OUT, "reason": str(code)}
     return {**row, "kind": None, "files": [ids("file", text) for text in texts]}

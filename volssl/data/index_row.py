@@ -25,6 +25,7 @@ from volssl.data.preflight import finite, guard
 from volssl.data.suffixes import VIDEOS
 from volssl.data.tissue import otsu
 from volssl.errors import DataError
+from volssl.reasons import ReasonCode
 
 Row = dict[str, Any]
 
@@ -73,9 +74,9 @@ class Candidate:
             return self.refused(error.code, ids)
         return {**self._named(ids), "status": OK, **told}
 
-    def refused(self, reason: str, ids: Ids) -> Row:
+    def refused(self, reason: ReasonCode, ids: Ids) -> Row:
         """Its row where it cannot be used."""
-        return {**self._named(ids), "status": LEFT_OUT, "reason": reason}
+        return {**self._named(ids), "status": LEFT_OUT, "reason": str(reason)}
 
     def _named(self, ids: Ids) -> Row:
         frames = [number for pair in self.found.frames for number in pair]

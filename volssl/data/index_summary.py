@@ -11,6 +11,7 @@ import numpy as np
 
 from volssl.data.index_row import Row
 from volssl.data.manifest import OK
+from volssl.reasons import ReasonCode
 
 BYTES = 8  # of a hash that are kept: a hundred thousand items take under a megabyte each of the three
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -55,7 +56,8 @@ class Summary:
                 f"left out: {sum(self.reasons.values())}, of {_count(sum(self.files_left_out.values()), 'file')}"
             )
         for code, count in self.reasons.most_common():
-            told.append(f"  {count} {code} ({_count(self.files_left_out[code], 'file')})")
+            files = _count(self.files_left_out[code], "file")
+            told.append(f"  {count:,} {code} ({files}): {ReasonCode(code).meaning}")
         if self.passed:
             told.append(f"passed by: {_count(self.passed, 'file')} that neither are images nor are called so")
         return told

@@ -17,6 +17,7 @@ from volssl.data.journal import Journal
 from volssl.data.manifest import Ids
 from volssl.data.preflight import guard
 from volssl.errors import DataError
+from volssl.reasons import ReasonCode
 
 FORMAT = 1  # raise it when the same files give other rows
 FILES, BYTES = 256, 2**28  # that one task reads at most, beyond its first item
@@ -185,7 +186,7 @@ class Indexing:
             rows = [row for key in sorted(unit.rows) for row in unit.rows[key] if key != (-1,)]
             self._keep(unit.state, rows, [rows, unit.passed])
 
-    def _again(self, number: int, turn: Turn, task: Task, code: str) -> None:
+    def _again(self, number: int, turn: Turn, task: Task, code: ReasonCode) -> None:
         """What crashed or hung is done in parts; what is one item, or a folder's headers alone, is refused."""
         unit = self._units[number]
         if len(task.portion) > 1:
