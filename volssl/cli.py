@@ -6,6 +6,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 from typing import Annotated
 
 import typer
@@ -56,6 +57,7 @@ def check(config: Config, overrides: Overrides = None) -> None:
 def index(
     roots: Annotated[list[Path], typer.Argument(metavar="ROOT...", help="Folders of images, at any depth.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The manifest to write.")] = Path("manifest.parquet"),
+    html: Annotated[Path | None, typer.Option(help="A contact sheet to write, one page.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; one per core where absent.")] = None,
 ) -> None:
     """List, verify and describe every image under some folders, once; training reads the list (data.root)."""
@@ -64,11 +66,19 @@ def index(
     from volssl.data.index import index as write_manifest
     from volssl.progress import progress
 
-    console = Console(highlight=False)
+    console, start = Console(highlight=False), monotonic()
+    processes = _cores() if workers is None else workers
     with progress(console, "verifying") as report:
-        summary = write_manifest(roots, out, workers=_cores() if workers is None else workers, report=report)
-    for line in (f"{out}:", *summary.lines()):
+        summary = write_manifest(roots, out, workers=processes, report=report)
+    for line in summary.lines():
         typer.echo(line)
+    typer.echo(f"{out}: written in {monotonic() - start:.0f} s")
+    if html is not None:
+        from volssl.data.sheet import write_sheet
+
+        with progress(console, "drawing") as report:
+            write_sheet(out, html, workers=processes, report=report)
+        typer.echo(f"{html}: the contact sheet")
 
 
 def _cores() -> int:

@@ -65,13 +65,15 @@ class Candidate:
         try:
             before = stamp(self.found.files)
             with guard("unreadable", self.found.id):
-                told = {**self._about(ids), **self._measured()}
+                told = {**self._measured(), **self._about(ids)}
                 told["sha256"] = fingerprint(self.found.files)
                 told["bytes"] = sum(file.stat().st_size for file in self.found.files)
             if stamp(self.found.files).digest != before.digest:
                 raise DataError("changed", "changed while it was read: run again", self.found.id)
         except DataError as error:
             return self.refused(error.code, ids)
+        if told["low"] == told["high"]:
+            return {**self.refused(ReasonCode.CONSTANT, ids), **told}
         return {**self._named(ids), "status": OK, **told}
 
     def refused(self, reason: ReasonCode, ids: Ids) -> Row:
@@ -125,9 +127,6 @@ def statistics(parts: Iterable[np.ndarray]) -> Row:
     """Of all numbers of an item, part by part; percentiles and foreground of some of them.
 
     foreground: the share above Otsu's threshold between the percentiles 1 and 99.
-
-    Raises:
-        DataError: ``constant``: all are the same.
     """
     count, total, squares, low, high = 0, 0.0, 0.0, math.inf, -math.inf
     samples: list[np.ndarray] = []
@@ -138,8 +137,6 @@ def statistics(parts: Iterable[np.ndarray]) -> Row:
         squares += float(np.dot(flat, flat)) if flat.size < SAMPLE else float(np.square(flat, dtype=np.float64).sum())
         low, high = min(low, float(flat.min())), max(high, float(flat.max()))
         samples.append(flat[:: max(flat.size // SAMPLE, 1) | 1])
-    if low == high:
-        raise DataError("constant", "every voxel is the same: leave it out")
     sample = np.concatenate(samples)
     sample = sample[:: max(sample.size // SAMPLE, 1) | 1].astype(np.float64)
     p1, median, p99 = np.percentile(sample, [1, 50, 99])

@@ -15,6 +15,7 @@ from volssl.reasons import ReasonCode
 
 BYTES = 8  # of a hash that are kept: a hundred thousand items take under a megabyte each of the three
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
+UNIT = {"slide": (1e3, " microns")}  # of a spacing, which is in mm
 FEW = 6  # modalities that a line names
 
 
@@ -73,8 +74,8 @@ class Summary:
         self.files += files
         self.size += row["bytes"]
         self._modalities[kind][row.get("modality") or ""] += 1
-        for name in ("shape", "spacing"):
-            self._widen((kind, name), row.get(name) or [])
+        self._widen((kind, "shape"), row["shape"])
+        self._widen((kind, "spacing"), [mm * UNIT.get(kind, (1.0, ""))[0] for mm in row.get("spacing") or []])
         content = hashlib.sha256(f"{row['sha256']} {row['frames']}".encode()).hexdigest()
         for name, hashes in self._hashes.items():
             if digits := {**row, "content": content}.get(name):
@@ -88,7 +89,7 @@ class Summary:
     def _about(self, kind: str) -> str:
         named = [(name, n) for name, n in self._modalities[kind].most_common(FEW) if name]
         parts = [", ".join(f"{n} {name}" for name, n in named)]
-        for name, unit in (("shape", ""), ("spacing", " mm")):
+        for name, unit in (("shape", ""), ("spacing", UNIT.get(kind, (1.0, " mm"))[1])):
             if (kind, name) in self._ranges:
                 low, high = self._ranges[kind, name]
                 parts.append(" x ".join(map(_range, low, high)) + unit)

@@ -10,7 +10,7 @@ from typing import Any
 
 from volssl.data.door import Found, natural, walk
 from volssl.data.fingerprint import combined
-from volssl.data.manifest import AGAIN, KINDS, OK, Ids, Manifest, below, key_path, open_manifest
+from volssl.data.manifest import AGAIN, KINDS, Ids, Manifest, below, key_path, open_manifest
 from volssl.data.seen import read_key
 from volssl.errors import DataError
 
@@ -31,7 +31,7 @@ def located(path: Path, kind: str) -> list[tuple[Found, str]]:
     """Every item of a kind that a manifest lists, as ``door.find`` would find it, and its keyed patient or "".
 
     No header is read. What the manifest leaves out is its own business. A folder of pictures is a stack where all of
-    its pictures are good.
+    its pictures could be read.
 
     Raises:
         DataError: ``manifest`` or ``key``: it, or the key beside it, cannot be used; ``kind``: it lists nothing of this
@@ -66,9 +66,9 @@ def _ids(path: Path) -> Ids:
 
 
 def _walked(manifest: Manifest, ids: Ids, rows: Sequence[dict[str, Any]]) -> dict[str, _File]:
-    """Keyed name -> file, of all that the rows name; those that are left out may be gone."""
+    """Keyed name -> file, of all that the rows name; those that could not be read may be gone."""
     wanted = {name for row in rows for name in row["files"] or ()}
-    needed = {name for row in rows if row["status"] == OK for name in row["files"]}
+    needed = {name for row in rows if row["sha256"] for name in row["files"]}
     files: dict[str, _File] = {}
     for number, root in enumerate(manifest.roots):
         if not root.exists():
@@ -130,13 +130,13 @@ def _items(rows: Iterable[dict[str, Any]], files: dict[str, _File]) -> Iterator[
 
 
 def _stacks(rows: Iterable[dict[str, Any]], files: dict[str, _File]) -> Iterator[tuple[Found, str]]:
-    """The folders of which every picture is good, in natural order of the pictures' names."""
+    """The folders of which every picture was read to its end, if only to say that it is of one value."""
     folders: defaultdict[str, list[tuple[_File, dict[str, Any]]]] = defaultdict(list)
     for row in rows:
         if file := files.get(row["files"][0]):
             folders[file.folder].append((file, row))
     for folder, members in folders.items():
-        if all(row["status"] == OK for _, row in members):
+        if all(row["sha256"] for _, row in members):
             members.sort(key=lambda one: natural(one[0].path))
             content = combined([row["sha256"] for _, row in members])
             yield Found(folder, "images", tuple(file.path for file, _ in members), sha256=content), ""

@@ -175,7 +175,7 @@ def _fault(row: dict[str, Any]) -> str:
         "status": row["status"] in (OK, LEFT_OUT),
         "kind": row["kind"] in KINDS or not usable,
         "format": row["format"] in _FORMATS or not usable,
-        "sha256": _SHA.fullmatch(row["sha256"] or "") or not usable,
+        "sha256": _SHA.fullmatch(row["sha256"] or "") or (row["sha256"] is None and not usable),
         "files": all(file and _ID.fullmatch(file) for file in files) and (files or not usable),
         "frames": len(frames) % 2 == 0
         and all(n is not None and n >= 0 for n in frames)
