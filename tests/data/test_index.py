@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from volssl.data.index_row import Candidate, Row, statistics
 from volssl.data.index_work import AHEAD, FILES, Outcome, Task, portions
 from volssl.data.journal import Journal
 from volssl.data.manifest import OK
-from volssl.errors import ConfigError, DataError, UserError
+from volssl.errors import ConfigError, DataError, RunError, UserError
 
 CANARY = "ZZPHI"
 SETTLED = 2.1  # seconds: younger files are not remembered
@@ -176,7 +177,7 @@ def test_what_crashes_costs_itself_alone(ward: Path, tmp_path: Path, monkeypatch
     out.with_name("m.parquet.key").write_bytes(whole.with_name("whole.parquet.key").read_bytes())
 
     def doomed(task: Task) -> bool:
-        held = task.portion if task.portion or not task.at_once else portions([*_candidates(task)])[0]
+        held = task.portion if task.portion or not task.at_once else sum(portions(_candidates(task))[:1], ())
         return any(one.text.endswith("a.npy") for one in held) or task.place.folder.name == "two"
 
     def crashing(following: Next[Outcome], workers: int) -> Iterator[tuple[int, Outcome | DataError]]:
@@ -311,20 +312,32 @@ def test_a_large_folder_is_remembered_in_portions(tmp_path: Path, monkeypatch: p
 
 def test_a_journal_believes_only_what_it_has_sealed(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    for key, state, value in ((b"k", "aa", [1, "é", 0.1]), (b"k", "bb", {"x": None})):
-        journal = Journal(path, key)
-        journal.keep(state, value)
-        journal.close()
-    assert Journal(path, b"k").recall("aa") == [1, "é", 0.1]
-    assert Journal(path, b"other").recall("aa") is None
+
+    def recalled(state: str, key: bytes = b"k") -> Any:
+        with closing(Journal(path, key)) as journal:
+            return journal.recall(state)
+
+    def keep(state: str, value: Any) -> None:
+        with closing(Journal(path, b"k")) as journal:
+            journal.keep(state, value)
+
+    keep("aa", [1, "é", 0.1])
+    keep("bb", {"x": None})
+    assert recalled("aa") == [1, "é", 0.1]
+    assert recalled("aa", b"other") is None
     path.write_bytes(path.read_bytes().replace(b"[1,", b"[2,"))
-    assert Journal(path, b"k").recall("aa") is None
-    assert Journal(path, b"k").recall("bb") == {"x": None}
+    assert recalled("aa") is None
+    assert recalled("bb") == {"x": None}
     path.write_bytes(path.read_bytes().rstrip()[:-3])
-    cut = Journal(path, b"k")
-    assert cut.recall("bb") is None
-    cut.keep("bb", 7)
-    assert Journal(path, b"k").recall("bb") == 7
+    assert recalled("bb") is None
+    keep("bb", 7)
+    assert recalled("bb") == 7
+
+
+def test_two_do_not_write_one_manifest(ward: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.parquet"
+    with closing(Journal(tmp_path / "m.parquet.journal", b"")), pytest.raises(RunError, match="another volssl index"):
+        index([ward / "knee"], out)
 
 
 def planted(root: Path, make_slice: MakeSlice, save_all: SaveAll) -> list[str]:

@@ -71,7 +71,7 @@ def _check(roots: Sequence[Path], out: Path) -> None:
 def _write(rows: Iterable[Row], roots: Sequence[Path], out: Path) -> None:
     """All rows or, where anything fails, no change."""
     columns = schema().with_metadata(about(roots))
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
+    fresh = out.with_name(f".{out.name}.new")  # alone: the journal is locked
     try:
         with pq.ParquetWriter(fresh, columns, compression="zstd") as writer:
             group: list[Row] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hmac
 import json
 import os
@@ -23,7 +24,7 @@ class Journal:
         key: seals the lines; what another key has sealed is not known here.
 
     Raises:
-        RunError: it cannot be read or written.
+        RunError: it cannot be read or written, or another process has it.
     """
 
     def __init__(self, path: Path, key: bytes) -> None:
@@ -31,6 +32,7 @@ class Journal:
         self._places: dict[str, int] = {}
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             place = 0
             for line in self._file:
                 state, _, _ = line.partition(b" ")
@@ -38,6 +40,9 @@ class Journal:
                 place += len(line)
             self._file.seek(0, os.SEEK_END)
             self._file.write(b"\n")
+        except BlockingIOError as error:
+            self._file.close()
+            raise RunError(f"--out: another volssl index is writing beside {path}: let it end") from error
         except OSError as error:
             raise self._unusable(error) from error
 
