@@ -14,7 +14,7 @@ from volssl.data.index_summary import Summary
 from volssl.data.index_work import Indexing
 from volssl.data.items import Report
 from volssl.data.journal import Journal
-from volssl.data.manifest import ROWS, Ids, about, key_path, open_manifest, schema
+from volssl.data.manifest import ROWS, Ids, Seal, about, key_path, open_manifest, schema
 from volssl.data.seen import made_key
 from volssl.errors import ConfigError, DataError, RunError
 
@@ -68,21 +68,28 @@ def _check(roots: Sequence[Path], out: Path) -> None:
         raise ConfigError(f"--out: {out.parent} is no folder: make it")
 
 
+def _write_group(writer: pq.ParquetWriter, rows: Sequence[Row], seal: Seal) -> None:
+    table = pa.Table.from_pylist(rows, schema())
+    seal.add(table.to_pylist())
+    writer.write_table(table)
+
+
 def _write(rows: Iterable[Row], roots: Sequence[Path], out: Path) -> None:
     """All rows or, where anything fails, no change."""
-    columns = schema().with_metadata(about(roots))
+    seal = Seal()
     fresh = out.with_name(f".{out.name}.new")  # alone: the journal is locked
     try:
-        with pq.ParquetWriter(fresh, columns, compression="zstd") as writer:
+        with pq.ParquetWriter(fresh, schema(), compression="zstd", write_page_checksum=True) as writer:
             group: list[Row] = []
             named = 0
             for row in rows:
                 group.append(row)
                 named += len(row["files"])
                 if len(group) == ROWS or named > WIDE:
-                    writer.write_table(pa.Table.from_pylist(group, columns))
+                    _write_group(writer, group, seal)
                     group, named = [], 0
-            writer.write_table(pa.Table.from_pylist(group, columns))
+            _write_group(writer, group, seal)
+            writer.add_key_value_metadata(about(roots, seal))
         os.replace(fresh, out)
     except OSError as error:
         raise RunError(f"--out: {out} cannot be written ({error.strerror or error}): make room, run again") from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raise it when the columns, or what they mean, change
 SUFFIX = ".parquet"
+ABOUT = "volssl"  # under which the file's metadata has what it says of itself
 KINDS = ("volume", "image", "video", "slide", "stack")  # the data.name that reads an item
 OK, LEFT_OUT = "ok", "left out"
 DIGITS = 16  # hexadecimal, of a keyed id
@@ -76,31 +78,50 @@ def is_manifest(root: Path) -> bool:
     return root.suffix.lower() == SUFFIX and root.is_file()
 
 
-def about(roots: Sequence[Path]) -> dict[bytes, bytes]:
+class Seal:
+    """Of rows, one after the other: what a damaged file does not have."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Rows as they are read, with every column."""
+        for row in rows:
+            self._digest.update(json.dumps(row, sort_keys=True).encode())
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()
+
+
+def about(roots: Sequence[Path], seal: Seal) -> dict[str, str]:
     """What the file says of itself."""
-    return {b"volssl": json.dumps({"format": FORMAT, "roots": [os.fspath(root) for root in roots]}).encode()}
+    told = {"format": FORMAT, "roots": [os.fspath(root) for root in roots], "seal": str(seal)}
+    return {ABOUT: json.dumps(told)}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that has the columns it should. roots: the folders that were walked."""
+    """A manifest that has the columns it should. roots: the folders that were walked; seal: of its rows."""
 
     path: Path
     roots: tuple[Path, ...]
-    rows: int
+    seal: str
     _file: pq.ParquetFile
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every row, checked, a batch at a time.
 
         Raises:
-            DataError: ``manifest``: it is damaged, or no manifest after all.
+            DataError: ``manifest``: it is damaged, which may show only at the end, or no manifest after all.
         """
-        batches = self._file.iter_batches(BATCH)
+        batches, seal = self._file.iter_batches(BATCH), Seal()
         while True:
             with _refusing(self.path):
                 batch = next(batches, None)
                 rows = batch.to_pylist() if batch is not None else []
+                seal.add(rows)
+                if batch is None and str(seal) != self.seal:
+                    raise DataError("manifest", f"damaged: {AGAIN}", str(self.path))
                 if faulty := next((name for row in rows if (name := _fault(row))), None):
                     raise DataError("manifest", f"a row has an impossible {faulty}: {AGAIN}", str(self.path))
             if batch is None:
@@ -122,11 +143,11 @@ def open_manifest(path: Path) -> Manifest:
 
     size = check_regular(path)
     with _refusing(path):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
         found, held = file.schema_arrow, file.metadata
-        if b"volssl" not in (found.metadata or {}):
+        if ABOUT.encode() not in (held.metadata or {}):
             raise DataError("manifest", "a Parquet file, but no manifest: volssl index writes one", str(path))
-        told = json.loads(found.metadata[b"volssl"])
+        told = json.loads(held.metadata[ABOUT.encode()])
         if told.get("format") != FORMAT or not found.remove_metadata().equals(schema()):
             raise DataError("manifest", f"of another version of volssl: {AGAIN}", str(path))
         groups = [held.row_group(i) for i in range(held.num_row_groups)]
@@ -136,7 +157,7 @@ def open_manifest(path: Path) -> Manifest:
         roots = tuple(_root(root) for root in told["roots"])
         if not roots:
             raise ValueError("no roots")
-    return Manifest(path, roots, held.num_rows, file)
+    return Manifest(path, roots, str(told["seal"]), file)
 
 
 def count(path: Path, kind: str) -> tuple[int, int]:
