@@ -15,7 +15,7 @@ from volssl.data.index_work import Indexing
 from volssl.data.items import Report
 from volssl.data.journal import Journal
 from volssl.data.manifest import ROWS, Ids, Seal, about, key_path, open_manifest, schema
-from volssl.data.seen import made_key
+from volssl.data.seen import key_at
 from volssl.errors import ConfigError, DataError, RunError
 
 WIDE = 2**16  # files that the rows of a group name, about
@@ -39,7 +39,7 @@ def index(roots: Sequence[Path], out: Path, *, workers: int = 0, report: Report 
     """
     roots = [Path(os.path.abspath(root)) for root in roots]
     _check(roots, out)
-    ids, journal_path = Ids(made_key(key_path(out))), out.with_name(out.name + ".journal")
+    ids, journal_path = Ids(key_at(key_path(out))), out.with_name(out.name + ".journal")
     own = frozenset(Path(os.path.abspath(path)) for path in (out, key_path(out), journal_path))
     journal = Journal(journal_path, ids.key)
     summary = Summary()

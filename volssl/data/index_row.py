@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from PIL import Image
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
+from volssl.data import nifti
+from volssl.data.array_file import array_header
 from volssl.data.dicom_pixels import read_frames, read_image
 from volssl.data.door import Found, load
 from volssl.data.fingerprint import fingerprint, stamp
@@ -21,7 +21,7 @@ from volssl.data.identity import WHOSE, whose
 from volssl.data.inspect import geometry
 from volssl.data.manifest import LEFT_OUT, OK, Ids
 from volssl.data.picture import read_picture
-from volssl.data.preflight import finite, guard
+from volssl.data.preflight import finite, guard, opened
 from volssl.data.suffixes import VIDEOS
 from volssl.data.tissue import otsu
 from volssl.errors import DataError
@@ -29,6 +29,7 @@ from volssl.reasons import ReasonCode
 
 Row = dict[str, Any]
 
+BYTE = 255  # at most, where pictures say no more of their depth than what they hold
 SAMPLE = 2**16  # numbers of an item, evenly spaced, that its percentiles are of
 OVERVIEW = 512  # pixels of a slide's longer side
 MICRON = 1e-3  # mm
@@ -45,7 +46,6 @@ _SCANS = {
 _ACQUIRED = ("1D", "2D", "3D")
 _CODED = ["SeriesInstanceUID", "Modality", "ScanningSequence", "EchoPulseSequence", "MRAcquisitionType"]
 _CODED += ["BitsStored", "SliceThickness"]
-_BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I": 32, "F": 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +94,13 @@ class Candidate:
     def _about(self, ids: Ids) -> Row:
         path = self.found.files[0]
         if self.found.kind == "nifti":
-            header = nib.load(path).header
-            return {"bits": 8 * header.get_data_dtype().itemsize}
+            return {"bits": 8 * nifti.header(path).get_data_dtype().itemsize}
         if self.found.kind == "npy":
-            return {"bits": 8 * np.load(path, mmap_mode="r", allow_pickle=False).dtype.itemsize}
-        if self.found.kind == "images":
-            with path.open("rb") as file, Image.open(file) as picture:
-                return {"bits": _BITS.get(picture.mode, 8)}
-        if self.found.kind == "slide" or path.suffix.lower() in VIDEOS:
-            return {"bits": 8}
-        return _coded(dcmread(path, stop_before_pixels=True, specific_tags=[*WHOSE, *_CODED]), ids)
+            with opened(path) as file:
+                return {"bits": 8 * array_header(file)[2].itemsize}
+        if self.found.kind in ("images", "slide") or path.suffix.lower() in VIDEOS:
+            return {}
+        return _coded(read_dataset(path, tags=[*WHOSE, *_CODED]), ids)
 
     def _measured(self) -> Row:
         path, where = self.found.files[0], self.found.id
@@ -117,7 +114,8 @@ class Candidate:
         if self.kind == "image":
             pixels = read_picture(path) if self.found.kind == "images" else read_image(path)
             pixels = finite(pixels, "refuse", where)
-            return {"shape": list(pixels.shape[:2]), "channels": _channels(pixels), **statistics([pixels])}
+            told = {"shape": list(pixels.shape[:2]), "channels": _channels(pixels), **statistics([pixels])}
+            return {**told, "bits": 8 if told["high"] <= BYTE else 16}
         if self.kind == "slide":
             return _slide(path)
         return _video(path, where)
@@ -202,7 +200,7 @@ def _video(path: Path, where: str) -> Row:
     shape.append(0)
     with guard("video", path):
         told = statistics(frames())
-    return {"shape": shape, "slices": shape[0], "channels": channels[0], **told}
+    return {"shape": shape, "slices": shape[0], "channels": channels[0], "bits": 8, **told}
 
 
 def every_frame(path: Path) -> Iterator[np.ndarray]:
@@ -218,7 +216,7 @@ def _slide(path: Path) -> Row:
     """Its coarsest resolution is decoded; of the others the bytes are known."""
     image, mpp, size = slide_overview(path)
     spacing = None if mpp is None else [mpp[1] * MICRON, mpp[0] * MICRON]
-    return {"shape": list(size), "spacing": spacing, "channels": 3, **statistics([image.astype(np.float32)])}
+    return {"shape": list(size), "spacing": spacing, "channels": 3, "bits": 8, **statistics([image.astype(np.float32)])}
 
 
 def slide_overview(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, tuple[int, int]]:

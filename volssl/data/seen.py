@@ -69,11 +69,11 @@ def run_key(folder: Path) -> bytes:
     Raises:
         RunError: it cannot be written. DataError: as ``read_key``.
     """
-    return made_key(folder / KEY)
+    return key_at(folder / KEY)
 
 
-def made_key(path: Path) -> bytes:
-    """The key in a file, as ``run_key``."""
+def key_at(path: Path) -> bytes:
+    """As ``run_key``, in a file of another name."""
     if (key := read_key(path)) is not None:
         return key
     key, fresh = secrets.token_bytes(32), path.with_name(f".{path.name}.new")
