@@ -100,7 +100,7 @@ def evaluate(config: Config, overrides: Overrides = None) -> None:
 @app.command()
 def embed(
     encoder: Encoder,
-    data: Annotated[Path, typer.Argument(help="A folder, a labels.csv or an .npz of images.")],
+    data: Annotated[Path, typer.Argument(help="A folder, a labels.csv, a manifest or an .npz of images.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The Parquet file to write.")] = Path("features.parquet"),
     part: Annotated[int | None, typer.Option(min=0, help="As which of several data sets items are prepared.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read items.")] = 0,
