@@ -155,6 +155,20 @@ def test_no_header_is_read_to_list_a_manifest(
         listed(root / "knee", "volume")
 
 
+def test_patients_go_by_their_keyed_ids(tmp_path: Path, make_slice: MakeSlice, save_all: SaveAll) -> None:
+    """Two exams of one patient and one of another, whose ids are nowhere."""
+    for exam, patient in enumerate(("Doe-1", "Doe-1", "Roe-2")):
+        own = {"PatientID": patient, "StudyInstanceUID": f"1.2.{exam}", "SeriesInstanceUID": f"1.3.{exam}"}
+        save_all(tmp_path / "scans" / str(exam), [make_slice(3.0 * i, **own) for i in range(3)])
+    manifest = indexed(tmp_path / "scans", tmp_path / "m.parquet")
+    listed_, _ = listing_by(str(manifest), "volume", find)
+    a, b, c = (one.patient for one in listed_)
+    assert a == b != c
+    assert len(a) == len(c) == 16
+    source = VolumeConfig(root=str(manifest), cache=str(tmp_path / "cache"), region=(3, 6, 8)).build((3, 6, 8))
+    assert [origin.patient for origin in source.origins] == [a, b, c]
+
+
 def test_what_is_left_out_does_not_count_against_the_run(tmp_path: Path) -> None:
     root = volumes(tmp_path / "scans", 2)
     (root / "bad.nii.gz").write_bytes(b"no")

@@ -72,13 +72,21 @@ def portions(candidates: Sequence[Candidate]) -> list[Portion]:
     made: list[list[Candidate]] = []
     files = size = 0
     for one in candidates:
-        more = sum(file.stat().st_size for file in one.found.files if file.exists())
+        more = sum(map(_size, one.found.files))
         if not made or files + len(one.files) > FILES or size + more > BYTES:
             made.append([])
             files = size = 0
         made[-1].append(one)
         files, size = files + len(one.files), size + more
     return [tuple(one) for one in made]
+
+
+def _size(file: Path) -> int:
+    """0 of a file that is gone, which its row will say."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 @dataclass
