@@ -6,6 +6,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 from typing import Annotated
 
 import typer
@@ -53,6 +54,39 @@ def check(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def index(
+    roots: Annotated[list[Path], typer.Argument(metavar="ROOT...", help="Folders of images, at any depth.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The manifest to write.")] = Path("manifest.parquet"),
+    html: Annotated[Path | None, typer.Option(help="A contact sheet to write, one page.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; one per core where absent.")] = None,
+) -> None:
+    """List, verify and describe every image under some folders, once; training reads the list (data.root)."""
+    from rich.console import Console
+
+    from volssl.data.index import index as write_manifest
+    from volssl.progress import progress
+
+    console, start = Console(highlight=False), monotonic()
+    processes = _cores() if workers is None else workers
+    with progress(console, "verifying") as report:
+        summary = write_manifest(roots, out, workers=processes, report=report)
+    for line in summary.lines():
+        typer.echo(line)
+    typer.echo(f"{out}: written in {monotonic() - start:.0f} s")
+    if html is not None:
+        from volssl.data.sheet import write_sheet
+
+        with progress(console, "drawing") as report:
+            write_sheet(out, html, workers=processes, report=report)
+        typer.echo(f"{html}: the contact sheet")
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@app.command()
 def evaluate(config: Config, overrides: Overrides = None) -> None:
     """Say what encoders are worth when labels are few, with intervals, beside random ones and raw pixels."""
     from volssl.config import load_evaluation
@@ -66,7 +100,7 @@ def evaluate(config: Config, overrides: Overrides = None) -> None:
 @app.command()
 def embed(
     encoder: Encoder,
-    data: Annotated[Path, typer.Argument(help="A folder, a labels.csv or an .npz of images.")],
+    data: Annotated[Path, typer.Argument(help="A folder, a labels.csv, a manifest or an .npz of images.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The Parquet file to write.")] = Path("features.parquet"),
     part: Annotated[int | None, typer.Option(min=0, help="As which of several data sets items are prepared.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read items.")] = 0,

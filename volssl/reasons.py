@@ -83,3 +83,7 @@ class ReasonCode(StrEnum):
     LEAK = "leak", "a patient, or a split, is on the training side and on the test side of an evaluation"
     KEY = "key", "the `ids.key` of a run is no key"
     MANIFEST = "manifest", "no manifest of `volssl index`, or a damaged one"
+    NO_IMAGE = "no_image", "a report, plan, segmentation, dose or localizer: no image of the patient"
+    BESIDE = "beside", "a localizer, or a copy of a slice, in a series that is a volume without it"
+    ARCHIVE = "archive", "a `.npz`, which is many items: let `data.root` name it"
+    EXTRA = "extra", "what reads it is not installed: `pip install 'volssl[slides]'` or `'volssl[video]'`"

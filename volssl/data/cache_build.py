@@ -11,7 +11,7 @@ from torch import Tensor
 from volssl.data.cache import Cached, CachedSource
 from volssl.data.cache_file import Spacing, make_folder, make_room, touch
 from volssl.data.cache_work import Made, Outcome, Task, done, run
-from volssl.data.fingerprint import Memory, stamp
+from volssl.data.fingerprint import Memory
 from volssl.data.items import Items, Report, Size
 from volssl.data.recipe import Entry, Read, Recipe
 from volssl.errors import DataError
@@ -92,7 +92,7 @@ def _make_all(entries: Sequence[Entry], recipe: Recipe, folder: Path, workers: i
 def _look(entry: Entry, recipe: Recipe, memory: Memory, *, keep: bool) -> Outcome | Task:
     """Without reading the entry's files: is it done, not there, or yet to do?"""
     try:
-        state = stamp(entry.files)
+        state = entry.state()
     except DataError as error:
         return error
     content = entry.content or memory.recall(state)
@@ -133,6 +133,6 @@ class Remake:
             DataError: the files are other ones, or cannot be read any more.
         """
         entry, made = self.made[i]
-        if stamp(entry.files).digest != made.stamp.digest:
+        if entry.state().digest != made.stamp.digest:
             raise DataError("changed", "its files changed while the run used them: start it again", entry.id)
         return self.recipe.make(entry)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping
-from concurrent.futures import as_completed
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -13,11 +13,12 @@ from pebble import ProcessExpired, ProcessPool
 
 from volssl.data.cache_file import store, whole
 from volssl.data.child import disposable
-from volssl.data.fingerprint import Stamp, fingerprint, stamp
+from volssl.data.fingerprint import Stamp, fingerprint
 from volssl.data.recipe import Entry, Recipe
 from volssl.errors import DataError
 
 SECONDS_PER_ITEM = 900.0  # a reader that takes longer hangs
+WAITING = 8  # tasks of a process that are handed over before it asks for them
 SEEN = ".seen"
 
 
@@ -49,12 +50,14 @@ class Task:
     def __call__(self) -> Outcome:
         """Fingerprint the files and make the item unless it is done; beyond the ceiling only mark it readable."""
         try:
-            before = stamp(self.entry.files)
-            content = self.content or fingerprint(self.entry.files)
+            before, content = self.entry.state(), self.content
+            if not content:
+                content = fingerprint(self.entry.files)
+                self.entry.check(content)
             path = self.recipe.path(self.entry, content)
             if not done(path, keep=self.keep):
                 image, spacing = self.recipe.make(self.entry)
-                if stamp(self.entry.files).digest != before.digest:
+                if self.entry.state().digest != before.digest:
                     raise DataError("changed", "changed while it was read: run again", self.id)
                 if self.keep:
                     store(path, image, spacing)
@@ -83,13 +86,26 @@ class Work(Protocol[R_co]):
     def __call__(self) -> R_co | DataError: ...
 
 
+Next = Callable[[], "tuple[int, Work[R]] | None"]
+
+
 def run(tasks: Mapping[int, Work[R]], workers: int) -> Iterator[tuple[int, R | DataError]]:
     """Do all of them, in any order; 0 workers do it in this process. The outcomes are the same."""
-    if workers and tasks:
-        yield from _in_processes(tasks, workers)
+    left = iter(tasks.items())
+    yield from run_as_they_come(lambda: next(left, None), min(workers, len(tasks)))
+
+
+def run_as_they_come(following: Next[R], workers: int) -> Iterator[tuple[int, R | DataError]]:
+    """As ``run``, of tasks of which only a few wait at a time, and to which an outcome may add others.
+
+    Args:
+        following: the next number and task; None where there is none now, until an outcome has been dealt with.
+    """
+    if workers:
+        yield from _in_processes(following, workers)
         return
-    for i, task in tasks.items():
-        yield i, task()
+    while (task := following()) is not None:
+        yield task[0], task[1]()
 
 
 def _do(task: Work[R]) -> R | DataError:
@@ -97,17 +113,22 @@ def _do(task: Work[R]) -> R | DataError:
         return task()
 
 
-def _in_processes(tasks: Mapping[int, Work[R]], workers: int) -> Iterator[tuple[int, R | DataError]]:
+def _in_processes(following: Next[R], workers: int) -> Iterator[tuple[int, R | DataError]]:
     """The processes come from a server that has loaded MONAI once, not from a fork of this one's threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    pool = ProcessPool(max_workers=min(workers, len(tasks)), context=context)
+    pool = ProcessPool(max_workers=workers, context=context)
+    futures: dict[Future[R | DataError], tuple[int, str]] = {}
     try:
-        futures = {pool.schedule(_do, args=[task], timeout=SECONDS_PER_ITEM): i for i, task in tasks.items()}
-        for future in as_completed(futures):
-            i = futures[future]
-            failure = future.exception()
-            yield i, future.result() if failure is None else _told(failure, tasks[i].id)
+        while True:
+            while len(futures) < WAITING * workers and (task := following()) is not None:
+                futures[pool.schedule(_do, args=[task[1]], timeout=SECONDS_PER_ITEM)] = (task[0], task[1].id)
+            if not futures:
+                break
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                i, name = futures.pop(future)
+                failure = future.exception()
+                yield i, future.result() if failure is None else _told(failure, name)
         pool.close()
     finally:
         pool.stop()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from volssl.data.manifest import count as manifest_count
+from volssl.data.manifest import is_manifest
 from volssl.data.suffixes import DICOM, IMAGES, VIDEOS
 from volssl.data.table import is_table, rows
 from volssl.errors import DataError
@@ -43,6 +45,8 @@ def count(config: Sources) -> int | None:
         return None
     if config.name == "image" and config.archive:
         return sum(_length(root, f"{split}_images") for split in config.splits)
+    if is_manifest(root):
+        return _listed(config, root)
     if is_table(root):
         return _tabled(config, root)
     if root.is_file():
@@ -69,6 +73,16 @@ def _tabled(config: Sources, table: Path) -> int | None:
     except OSError:  # a name too long for a file: the run leaves it out, with its reason
         return None
     return len(named) * _each(config)
+
+
+def _listed(config: Sources, manifest: Path) -> int | None:
+    """None where the manifest alone cannot tell: of a folder of pictures, or of exams of several sequences."""
+    if config.name == "volume" and config.sequences:
+        return None
+    items, times = manifest_count(manifest, config.name)
+    if config.name == "stack":
+        return items or None
+    return (times if config.name == "volume" and config.time == "items" else items) * _each(config)
 
 
 def _each(config: Sources) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -36,6 +36,19 @@ class Volume:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A series of one folder. files: all that hold a picture; suffix: as a volume's; errors: what of it is refused."""
+
+    suffix: str
+    files: tuple[Path, ...]
+    volumes: list[Volume]
+    errors: list[DataError]
+
+
+Note = Callable[[Path, Dataset], None]
+
+
 def find_volumes(files: Iterable[Path]) -> tuple[list[Volume], list[DataError]]:
     """Every volume among the DICOM files of one folder, by header alone, in any order of the files.
 
@@ -46,17 +59,30 @@ def find_volumes(files: Iterable[Path]) -> tuple[list[Volume], list[DataError]]:
     Returns:
         volumes in order of their suffix, and one error per file or series that is refused.
     """
-    series, errors = _scan(files)
-    found: list[Volume] = []
+    series, errors = find_series(files)
+    found = [volume for one in series for volume in one.volumes]
+    errors += [error for one in series for error in one.errors]
+    return sorted(found, key=lambda volume: volume.suffix), errors
+
+
+def find_series(files: Iterable[Path], note: Note | None = None) -> tuple[list[Series], list[DataError]]:
+    """As ``find_volumes``, series by series.
+
+    Args:
+        note: told of every file that is DICOM, with its header, before anything is made of it.
+
+    Returns:
+        every series that holds a picture, and one error per file that belongs to none.
+    """
+    scanned, errors = _scan(files, note)
+    found: list[Series] = []
     names: dict[str, int] = {}
-    for _, one in sorted(series.items()):
+    for _, one in sorted(scanned.items()):
         name = one.name
         names[name] = names.get(name, 0) + 1
         suffix = name if names[name] == 1 else f"{name}~{names[name]}"
-        good, bad = one.volumes(suffix)
-        found += good
-        errors += bad
-    return sorted(found, key=lambda volume: volume.suffix), errors
+        found.append(Series(suffix, tuple(one.files), *one.volumes(suffix)))
+    return found, errors
 
 
 def read_volume(files: Sequence[Path], frames: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -150,6 +176,7 @@ class _Series:
     def __init__(self, ds: Dataset) -> None:
         self.name = str(ds.get("SeriesNumber") or 0)
         self.description = str(ds.get("SeriesDescription") or "")
+        self.files: list[Path] = []
         self.planes: list[Plane] = []
         self.faults: list[DataError] = []
 
@@ -187,13 +214,15 @@ def _noted(errors: list[DataError], group: Sequence[Plane], suffix: str) -> Iter
         errors.append(DataError(error.code, error.message, error.where or where))
 
 
-def _scan(files: Iterable[Path]) -> tuple[dict[tuple[str, str], _Series], list[DataError]]:
+def _scan(files: Iterable[Path], note: Note | None) -> tuple[dict[tuple[str, str], _Series], list[DataError]]:
     series: dict[tuple[str, str], _Series] = {}
     errors: list[DataError] = []
     for file in sorted(files):
         try:
             ds = read_dataset(file)
             with guard("header", file):
+                if note:
+                    note(file, ds)
                 if not is_image(ds):
                     continue
                 key = (str(ds.get("SeriesInstanceUID") or ""), str(ds.get("SeriesNumber") or 0))
@@ -201,6 +230,7 @@ def _scan(files: Iterable[Path]) -> tuple[dict[tuple[str, str], _Series], list[D
         except DataError as error:
             errors.append(error)
             continue
+        one.files.append(file)
         try:
             one.planes += planes(ds, file)
         except DataError as error:

@@ -43,6 +43,7 @@ class Found:
     for the root), followed by ``#`` and a suffix where the folder holds several volumes.
     files: what it is read from, in slice order. description: SeriesDescription, or empty.
     frames: for DICOM, per slice (index into ``files``, frame in that file).
+    sha256: of the files, and times: time points that they hold, where a manifest says it.
     """
 
     id: str
@@ -50,6 +51,8 @@ class Found:
     files: tuple[Path, ...]
     description: str = ""
     frames: tuple[tuple[int, int], ...] = ()
+    sha256: str = ""
+    times: int = 0
 
 
 def find(root: Path, *, kinds: frozenset[Kind] = KINDS) -> tuple[list[Found], list[DataError]]:
@@ -85,6 +88,8 @@ def time_points(found: Found) -> int:
     Raises:
         DataError: the header cannot be read.
     """
+    if found.times:
+        return found.times
     return nifti.shape(found.files[0])[0] if found.kind == "nifti" else 1
 
 
@@ -192,7 +197,7 @@ def _find_in(
         found.append(Found(label, "dicom", one.files, one.description, one.frames))
     if images:
         label = f"{name}#images" if slices else name
-        found.append(Found(label, "images", tuple(sorted(images, key=_natural))))
+        found.append(Found(label, "images", tuple(sorted(images, key=natural))))
     return found, errors + refused
 
 
@@ -217,7 +222,7 @@ def holds_dicom(file: Path) -> bool:
     return False
 
 
-def _natural(file: Path) -> tuple[tuple[int, str], ...]:
+def natural(file: Path) -> tuple[tuple[int, str], ...]:
     """Slice 10 comes after slice 9, with or without leading zeros."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name))
 

@@ -53,9 +53,14 @@ def fingerprint(files: Sequence[Path]) -> str:
                 digests.append(hashlib.file_digest(f, "sha256"))
         except OSError as error:
             raise DataError("unreadable", f"cannot be read ({error.strerror})", str(file)) from error
+    return combined([digest.hexdigest() for digest in digests])
+
+
+def combined(digests: Sequence[str]) -> str:
+    """The fingerprint of several files, from that of each in their order."""
     if len(digests) == 1:
-        return digests[0].hexdigest()
-    return hashlib.sha256(b"".join(d.digest() for d in digests)).hexdigest()
+        return digests[0]
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
 class Memory:

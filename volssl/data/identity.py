@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,14 @@ from volssl.data.cache_file import DamagedError, fetch
 from volssl.data.items import Origin, PreparedSource, Report
 from volssl.errors import DataError
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 Hashes = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 BYTES = 8  # of a SHA-256 that are kept: among n and m different items, n m / 2**64 pairs agree by chance
 
-_HEADER = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID"]
+WHOSE = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID"]
 _WHOLE = re.compile(r"0*(\d+)(\.0+)?")
 _COUNTER = re.compile(r"(sub|subject|subj|pat|patient|pt|case|exam|id|p|s)?[-_ ]?\d{1,4}")
 _NOBODY = {
@@ -186,9 +190,13 @@ def _header(path: Path) -> tuple[str, str]:
         with guard("header", path):
             if not is_dicom(path):
                 return "", ""
-            ds = read_dataset(path, tags=_HEADER)
-            patient, issuer, study = (str(ds.get(keyword) or "") for keyword in _HEADER)
+            return whose(read_dataset(path, tags=WHOSE))
     except DataError:
         return "", ""
+
+
+def whose(ds: Dataset) -> tuple[str, str]:
+    """The patient, with who gave the id where that is said, and the study, of a header with the tags ``WHOSE``."""
+    patient, issuer, study = (str(ds.get(keyword) or "") for keyword in WHOSE)
     name, by = normal(patient), normal(issuer)
     return f"{by}\0{name}" if name and by else name, normal(study)

@@ -35,7 +35,7 @@ def build(config: ImageConfig, region: Size, *, workers: int = 0, report: Report
     if config.archive:
         entries = rows(config)
     else:
-        listed, bad = listing_by(config.root, find_images, config.split)
+        listed, bad = listing_by(config.root, config.name, find_images, config.split)
         entries = [Entry(one.found.id, (one.found,), label=one.label, patient=one.patient) for one in listed]
     try:
         return build_cache(entries, partial(_read, config), config, region, workers=workers, report=report, bad=bad)

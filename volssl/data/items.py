@@ -128,6 +128,7 @@ class PreparedSource(DrawnSource, Protocol):
 class Items(Schema):
     """What every source of image files shares; sizes are (slices x) rows x columns.
 
+    root: a folder, a ``labels.csv``, or a manifest of ``volssl index`` (``.parquet``).
     split: which rows of a ``labels.csv`` with a column of that name: one of its values, or ``all``.
     region: the shape that is cached and handed to the views; what the views need where absent.
     fit: ``crop`` centre-crops or zero-pads to the region, ``resize`` resamples to it; one for all axes, or one per

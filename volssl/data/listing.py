@@ -1,4 +1,4 @@
-"""What ``data.root`` names: a folder of volumes, or a ``labels.csv`` that lists them with their classes."""
+"""What ``data.root`` names: a folder of volumes, a manifest, or a ``labels.csv`` that lists them with their classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from volssl.data.door import Found, Kind, find
+from volssl.data.located import located
+from volssl.data.manifest import is_manifest
 from volssl.data.preflight import guard
 from volssl.data.table import is_table, rows
 from volssl.errors import DataError
@@ -17,20 +19,24 @@ Finder = Callable[[Path], tuple[list[Found], list[DataError]]]
 
 @dataclass(frozen=True)
 class Listed:
-    """A volume and the index of its class, -1 where unknown. patient: as the table writes it."""
+    """A volume and the index of its class, -1 where unknown. patient: as a table writes it, or keyed by a manifest."""
 
     found: Found
     label: int = -1
     patient: str = ""
 
 
-def listing(root: str, kinds: frozenset[Kind], split: str | None = None) -> tuple[list[Listed], list[DataError]]:
+def listing(
+    root: str, name: str, kinds: frozenset[Kind], split: str | None = None
+) -> tuple[list[Listed], list[DataError]]:
     """Every volume of these kinds that the root names: ``listing_by`` of the door's ``find``."""
-    return listing_by(root, partial(find, kinds=kinds), split)
+    return listing_by(root, name, partial(find, kinds=kinds), split)
 
 
-def listing_by(root: str, finder: Finder, split: str | None = None) -> tuple[list[Listed], list[DataError]]:
+def listing_by(root: str, name: str, finder: Finder, split: str | None = None) -> tuple[list[Listed], list[DataError]]:
     """Everything that the finder sees where the root points, and one error for each that cannot be used.
+
+    A manifest is believed: of what it lists, all that it says the source called ``name`` reads, and no errors.
 
     In a CSV (columns ``path,label``, ``split`` if there are several, and any others; paths relative to the file) a
     row names a file or a folder, all of whose volumes get its label. Classes are numbered over all splits, as
@@ -42,9 +48,11 @@ def listing_by(root: str, finder: Finder, split: str | None = None) -> tuple[lis
     """
     path = Path(root)
     with guard("unreadable", path):
-        table = is_table(path)
+        table, manifest = is_table(path), is_manifest(path)
     if table:
         listed, bad = _tabled(path, finder, split)
+    elif manifest and split in (None, "all"):
+        listed, bad = [Listed(one, patient=patient) for one, patient in located(path, name)], []
     elif split not in (None, "all"):
         raise DataError("labels", f"data.split ({split}) is a column of a labels.csv: make it data.root", root)
     else:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from volssl.data.cache_file import HEADER, SUFFIX, Spacing
 from volssl.data.door import Found
+from volssl.data.fingerprint import Stamp, fingerprint, stamp
 from volssl.data.items import Items, Size
 from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
@@ -47,6 +48,31 @@ class Entry:
     def files(self) -> tuple[Path, ...]:
         """Every file, in the order that decides what the item is."""
         return tuple(file for part in self.parts for file in part.files)
+
+    def state(self) -> Stamp:
+        """The files' present state, under which is remembered that they are what a manifest says.
+
+        Raises:
+            DataError: a file is not there.
+        """
+        state, told = stamp(self.files), "".join(part.sha256 for part in self.parts)
+        return replace(state, digest=hashlib.sha256(f"{state.digest}{told}".encode()).hexdigest()) if told else state
+
+    def check(self, content: str) -> None:
+        """Of files whose fingerprint is ``content``: are they what a manifest says, where one does?
+
+        Raises:
+            DataError: ``changed``.
+        """
+        for part in self.parts:
+            own = content if len(self.parts) == 1 else fingerprint(part.files) if part.sha256 else ""
+            if part.sha256 and part.sha256 != own:
+                raise not_as_listed(self.id)
+
+
+def not_as_listed(where: str) -> DataError:
+    """What to say of an item whose files are others than those that the manifest lists."""
+    return DataError("changed", "is not what the manifest lists: run volssl index again", where)
 
 
 Read = Callable[[Entry], MetaTensor]

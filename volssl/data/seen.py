@@ -69,10 +69,14 @@ def run_key(folder: Path) -> bytes:
     Raises:
         RunError: it cannot be written. DataError: as ``read_key``.
     """
-    path = folder / KEY
+    return key_at(folder / KEY)
+
+
+def key_at(path: Path) -> bytes:
+    """As ``run_key``, in a file of another name."""
     if (key := read_key(path)) is not None:
         return key
-    key, fresh = secrets.token_bytes(32), path.with_name(f".{KEY}.new")
+    key, fresh = secrets.token_bytes(32), path.with_name(f".{path.name}.new")
     try:
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:

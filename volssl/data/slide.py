@@ -18,6 +18,7 @@ from volssl.data.door import Found
 from volssl.data.fingerprint import Memory, fingerprint, stamp
 from volssl.data.items import Report, Size
 from volssl.data.listing import Listed, listing_by
+from volssl.data.recipe import not_as_listed
 from volssl.data.slide_config import SlideConfig
 from volssl.data.slide_file import Box, Slide
 from volssl.data.slide_source import SlideSource, Tiles, steps
@@ -40,7 +41,7 @@ def build(config: SlideConfig, region: Size, *, workers: int = 0, report: Report
     """
     what = f"slide ({', '.join(SUFFIXES)})"
     finder = partial(one_per_file, kind="slide", wanted=_is_slide, what=what)
-    listed, bad = listing_by(config.root, finder, config.split)
+    listed, bad = listing_by(config.root, config.name, finder, config.split)
     listed = sorted((_whole(one) for one in listed), key=lambda one: one.found.id)
     chosen = config.model_dump(mode="json", include={"mpp", "assume_mpp", "stride", "tissue"})
     settings = json.dumps(["slide", FORMAT, chosen, list(region)], sort_keys=True)
@@ -48,8 +49,11 @@ def build(config: SlideConfig, region: Size, *, workers: int = 0, report: Report
     outcomes = survey([one.found for one in listed], look, settings, config.cache, workers=workers, report=report)
     memory = _memory(config)
     looked = zip(listed, outcomes, strict=True)
-    slides = [_tiles(config, one, seen, memory) for one, seen in looked if isinstance(seen, Seen)]
-    left_out = [*bad, *(seen for seen in outcomes if isinstance(seen, DataError))]
+    known = [(one, seen, _content(one.found, seen, memory)) for one, seen in looked if isinstance(seen, Seen)]
+    changed = [not_as_listed(one.found.id) for one, _, content in known if one.found.sha256 not in ("", content)]
+    kept = [(one, seen, content) for one, seen, content in known if one.found.sha256 in ("", content)]
+    slides = [_tiles(config, one, seen, content) for one, seen, content in kept]
+    left_out = [*bad, *changed, *(seen for seen in outcomes if isinstance(seen, DataError))]
     check_share(left_out, len(slides), config.max_bad, config.root)
     return SlideSource(slides, config, region, left_out)
 
@@ -114,9 +118,12 @@ def _corners(config: SlideConfig, region: Size, slide: Slide, where: str) -> NDA
     return np.stack([xs[columns], ys[rows]], axis=1)
 
 
-def _tiles(config: SlideConfig, one: Listed, seen: Seen, memory: Memory) -> Tiles:
+def _content(found: Found, seen: Seen, memory: Memory) -> str:
+    return memory.recall(seen.stamp) or fingerprint(found.files)
+
+
+def _tiles(config: SlideConfig, one: Listed, seen: Seen, content: str) -> Tiles:
     """All tiles of a slide, or ``per_slide`` of them; those of a smaller number are among those of a greater."""
-    content = memory.recall(seen.stamp) or fingerprint(one.found.files)
     corners = seen.values.numpy()
     if config.per_slide is not None:
         order = permutation(int(content[:16], 16), 0, len(corners))

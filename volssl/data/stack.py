@@ -22,7 +22,7 @@ def build(config: StackConfig, region: Size, *, workers: int = 0, report: Report
     Raises:
         DataError: nothing found, or more than ``max_bad`` of the items are unreadable.
     """
-    listed, bad = listing(config.root, frozenset({"npy", "images"}), config.split)
+    listed, bad = listing(config.root, "stack", frozenset({"npy", "images"}), config.split)
     entries = [Entry(one.found.id, (one.found,), label=one.label, patient=one.patient) for one in listed]
     read = partial(_read, config.non_finite)
     return build_cache(entries, read, config, region, workers=workers, report=report, bad=bad)

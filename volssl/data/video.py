@@ -44,7 +44,7 @@ def build(config: VideoConfig, region: Size, *, workers: int = 0, report: Report
     """
     what = f"video ({', '.join(VIDEOS)}, or DICOM of several frames)"
     listed, bad = listing_by(
-        config.root, partial(one_per_file, kind="video", wanted=_is_video, what=what), config.split
+        config.root, config.name, partial(one_per_file, kind="video", wanted=_is_video, what=what), config.split
     )
     if any(_by_name(one.found.files[0]) for one in listed):
         config.require()

@@ -30,7 +30,7 @@ def build(config: VolumeConfig, region: Size, *, workers: int = 0, report: Repor
     Raises:
         DataError: nothing found, or more than ``max_bad`` of the items are unreadable.
     """
-    listed, bad = listing(config.root, frozenset({"dicom", "nifti"}), config.split)
+    listed, bad = listing(config.root, config.name, frozenset({"dicom", "nifti"}), config.split)
     entries, unfit = arrange(config, listed)
     reader = partial(read, config.non_finite)
     cached = region if config.slices is None else (config.slices, *region)

@@ -1,0 +1,97 @@
+"""``volssl index``: folders are walked, every file is read once, and one manifest says what there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from volssl.data.index_row import Row
+from volssl.data.index_summary import Summary
+from volssl.data.index_work import Indexing
+from volssl.data.items import Report
+from volssl.data.journal import Journal
+from volssl.data.manifest import ROWS, Ids, Seal, about, key_path, open_manifest, schema
+from volssl.data.seen import key_at
+from volssl.errors import ConfigError, DataError, RunError
+
+WIDE = 2**16  # files that the rows of a group name, about
+
+
+def index(roots: Sequence[Path], out: Path, *, workers: int = 0, report: Report | None = None) -> Summary:
+    """Read all that lies under the roots, and write ``out`` whole at the end. Interrupted, it goes on when run again.
+
+    Beside it ``out.key``, which its ids are made with, and ``out.journal``, by which files that have not changed are
+    not read again. The rows do not depend on ``workers``; the memory does not depend on how many files there are,
+    beyond those of one folder.
+
+    Args:
+        workers: processes that read, of which one may crash or hang alone; 0 reads here.
+        report: (files done, files in all, "").
+
+    Raises:
+        ConfigError: a root is missing, or ``out`` is something else than a manifest.
+        DataError: ``key``, or ``empty`` where there is nothing to list.
+        RunError: ``out`` cannot be written.
+    """
+    roots = [Path(os.path.abspath(root)) for root in roots]
+    _check(roots, out)
+    ids, journal_path = Ids(key_at(key_path(out))), out.with_name(out.name + ".journal")
+    own = frozenset(Path(os.path.abspath(path)) for path in (out, key_path(out), journal_path))
+    journal = Journal(journal_path, ids.key)
+    summary = Summary()
+    try:
+        indexing = Indexing(roots, ids, journal, own=own, report=report)
+        _write(summary.counted(indexing.rows(workers)), roots, out)
+    finally:
+        journal.close()
+    summary.passed = indexing.passed
+    return summary
+
+
+def _check(roots: Sequence[Path], out: Path) -> None:
+    for root in roots:
+        if not root.exists():
+            raise ConfigError(f"ROOT: {root} does not exist: name a folder")
+    for a in roots:
+        if any(a != b and a.is_relative_to(b) for b in roots) or list(roots).count(a) > 1:
+            raise ConfigError(f"ROOT: {a} would be walked twice: name it once")
+    if out.exists():
+        try:
+            open_manifest(out)
+        except DataError as error:
+            raise ConfigError(f"--out: {out} is there and is no manifest: name another file ({error.code})") from error
+    elif not out.parent.is_dir():
+        raise ConfigError(f"--out: {out.parent} is no folder: make it")
+
+
+def _write_group(writer: pq.ParquetWriter, rows: Sequence[Row], seal: Seal) -> None:
+    table = pa.Table.from_pylist(rows, schema())
+    seal.add(table.to_pylist())
+    writer.write_table(table)
+
+
+def _write(rows: Iterable[Row], roots: Sequence[Path], out: Path) -> None:
+    """All rows or, where anything fails, no change."""
+    seal = Seal()
+    fresh = out.with_name(f".{out.name}.new")  # alone: the journal is locked
+    try:
+        with pq.ParquetWriter(fresh, schema(), compression="zstd", write_page_checksum=True) as writer:
+            group: list[Row] = []
+            named = 0
+            for row in rows:
+                group.append(row)
+                named += len(row["files"])
+                if len(group) == ROWS or named > WIDE:
+                    _write_group(writer, group, seal)
+                    group, named = [], 0
+            _write_group(writer, group, seal)
+            writer.add_key_value_metadata(about(roots, seal))
+        os.replace(fresh, out)
+    except OSError as error:
+        raise RunError(f"--out: {out} cannot be written ({error.strerror or error}): make room, run again") from error
+    finally:
+        fresh.unlink(missing_ok=True)
