@@ -31,6 +31,7 @@ from volssl.evaluation.shown import Origin
 from volssl.evaluation.study import run_study
 from volssl.evaluation.tables import show
 from volssl.methods.base import Method
+from volssl.names import private, use
 from volssl.progress import progress
 
 Wanted = ACLTearConfig | StudyConfig
@@ -48,6 +49,7 @@ def evaluate(config: EvaluateConfig, device: str, console: Console) -> Findings:
     """
     out = _claim(Path(config.output))
     with lock(out):
+        use(run_key(out))
         replace_file(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         with progress(console, "evaluating", transient_lines=True) as report:
             found = run_study(
@@ -255,6 +257,6 @@ def _claim(out: Path) -> Path:
         raise ConfigError(f"output: {out} is a file: give a folder")
     held = sorted(p.name for p in out.iterdir() if p.name != "lock") if out.is_dir() else []
     if held and (not (out / CONFIG).is_file() or (out / "checkpoints").exists()):
-        raise ConfigError(f"output: {out} holds {held[0]} and no evaluation: give a new or empty folder")
+        raise ConfigError(f"output: {out} holds {private(held[0])} and no evaluation: give a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
     return out

@@ -14,6 +14,7 @@ from volssl.data.image_config import SPLITS, ImageConfig
 from volssl.data.preflight import check_regular, check_shape, guard
 from volssl.data.recipe import Entry
 from volssl.errors import DataError
+from volssl.names import private
 
 
 def rows(config: ImageConfig) -> list[Entry]:
@@ -107,7 +108,7 @@ def _array(path: Path, key: str) -> np.ndarray:
     """One array of real numbers; objects (pickles) are never loaded."""
     with guard("npz", path), np.load(path, allow_pickle=False) as archive:
         if key not in archive:
-            held = ", ".join(list(archive)[:8]) or "nothing"
+            held = ", ".join(map(private, list(archive)[:8])) or "nothing"
             raise DataError("npz", f"has no {key} but {held}: look at data.split", str(path))
         array: np.ndarray = archive[key]
         if array.dtype.kind not in "biuf" or array.ndim == 0 or len(array) == 0:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from volssl.errors import DataError, RunError
+from volssl.names import typed
 
 Spacing = tuple[float, ...]
 SUFFIX = ".safetensors"
@@ -83,7 +84,7 @@ def fetch(path: Path) -> tuple[Tensor, Spacing]:
     except OSError as error:
         code = "permission" if isinstance(error, PermissionError) else "unreadable"
         what = f"a file of data.cache cannot be read ({error.strerror or error}): delete it or mend its permissions"
-        raise DataError(code, what, str(path)) from error
+        raise DataError(code, what, typed(path)) from error
     if checksum != _checksum(image, spacing):
         raise DamagedError("the checksum does not fit")
     return image, spacing

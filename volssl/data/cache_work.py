@@ -15,6 +15,7 @@ from volssl.data.cache_file import store, whole
 from volssl.data.fingerprint import Stamp, fingerprint, stamp
 from volssl.data.recipe import Entry, Recipe
 from volssl.errors import DataError
+from volssl.silence import quieten
 
 SECONDS_PER_ITEM = 900.0  # a reader that takes longer hangs
 SEEN = ".seen"
@@ -99,7 +100,7 @@ def _in_processes(tasks: Mapping[int, Work[R]], workers: int) -> Iterator[tuple[
     """The processes come from a server that has loaded MONAI once, not from a fork of this one's threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    pool = ProcessPool(max_workers=min(workers, len(tasks)), context=context)
+    pool = ProcessPool(max_workers=min(workers, len(tasks)), context=context, initializer=quieten)
     try:
         futures = {pool.schedule(_do, args=[task], timeout=SECONDS_PER_ITEM): i for i, task in tasks.items()}
         for future in as_completed(futures):

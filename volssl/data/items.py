@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
+from volssl.names import typed
 from volssl.schema import Schema
 from volssl.types import Source
 
@@ -159,6 +160,11 @@ class Items(Schema):
     def dims(self) -> int:
         """Spatial dimensions of every item."""
         return 3
+
+    @model_validator(mode="after")
+    def _written_by_the_user(self) -> Self:
+        typed(self.root)
+        return self
 
     @model_validator(mode="after")
     def _one_per_axis(self) -> Self:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from volssl.errors import DataError
+from volssl.names import cause, withheld
 
 MAX_VOXELS = 2**30  # of one item over all channels: 4 GiB as float32
 SPACING_MM = (1e-3, 100.0)
@@ -106,5 +107,5 @@ def guard(code: str, where: Path | str) -> Iterator[None]:
         raise DataError("memory", "does not fit into memory: crop or split the image", str(where)) from None
     except BaseException as error:
         lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-        raise DataError(code, f"{reason}: export the file again", str(where)) from error
+        reason = f"{type(error).__name__}: {withheld(lines[0][:200])}" if lines else type(error).__name__
+        raise DataError(code, f"{reason}: export the file again", str(where)) from cause(error)

@@ -14,6 +14,7 @@ from volssl.data.mixture_config import MixtureConfig
 from volssl.data.slide_config import SlideConfig
 from volssl.errors import DataError
 from volssl.models import BackboneConfig
+from volssl.names import typed
 from volssl.schema import Schema
 
 Size = tuple[Annotated[int, Field(ge=1)], ...]
@@ -146,7 +147,7 @@ class Card(Schema):
         }
 
     def _put_to_work(self, root: str, cache: str) -> dict[str, Any]:
-        return {"root": root, "cache": cache, "region": self.region, "max_bad": 0.0, "split": "all"}
+        return {"root": typed(root), "cache": cache, "region": self.region, "max_bad": 0.0, "split": "all"}
 
     def signed(self, sha256: str, items: str = "") -> Card:
         """This card with the digests of the weights and of the list of items, and the versions of what wrote them."""
