@@ -15,7 +15,14 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Beside the command itself, what it imports late; a fork of threads would hang, so nothing here starts one.
 EARLY = (
-    *("volssl.run", "volssl.lookup", "volssl.data.video", "volssl.data.slide", "volssl.data.image", "volssl.data.volume"),
+    *(
+        "volssl.run",
+        "volssl.lookup",
+        "volssl.data.video",
+        "volssl.data.slide",
+        "volssl.data.image",
+        "volssl.data.volume",
+    ),
     *("volssl.data.stack", "volssl.data.mixture", "volssl.data.phantom", "torch._dynamo", "torch.utils.tensorboard"),
     *("matplotlib.figure", "pyarrow.parquet", "jinja2", "monai.bundle", "volssl.models.resnet", "volssl.models.vit"),
 )
