@@ -44,8 +44,10 @@ class Forks:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         assert self._server.stdin
+        assert self._server.stdout
         self._server.stdin.close()
         self._server.wait(60)
+        self._server.stdout.close()
 
     def start(
         self,

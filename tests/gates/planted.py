@@ -137,7 +137,7 @@ def broken(path: Path) -> Path:
     return path
 
 
-def folder_of(kind: str, root: Path, items: int = 6) -> Path:
+def folder_of(kind: str, root: Path, items: int = 8) -> Path:
     """A folder of ``items`` sound images of a kind and one that is broken, under planted names.
 
     ``labels.csv`` names the sound ones, ``all.csv`` the broken one too.
