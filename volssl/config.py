@@ -86,7 +86,8 @@ def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Evaluate
 
 def _read(path: str | Path, overrides: Sequence[str]) -> strict_yaml.Document:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as file:  # which may have no end
+            text = file.read(4 * strict_yaml.MAX_BYTES + 1).decode("utf-8")
     except OSError as e:
         raise ConfigError(f"{path}: {(e.strerror or 'cannot be read').lower()}: give a YAML file") from None
     except UnicodeDecodeError:

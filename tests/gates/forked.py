@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -58,14 +59,15 @@ class Forks:
         environ: Mapping[str, str] | None = None,
         before: str = "",
         given: Any = None,
+        seconds: int = 600,
     ) -> int:
         """Fork; gives the pid, of a process group of its own.
 
         said: the file that stdout and stderr are appended to. environ: what differs; an empty value is none.
-        before: ``module:function``, called with ``given`` in the fork before the command.
+        before: ``module:function``, called with ``given`` in the fork before the command. seconds: it may take.
         """
         request = {"arguments": list(arguments), "cwd": str(cwd), "said": str(said), "environ": dict(environ or {})}
-        return int(self._ask({**request, "before": before, "given": given}))
+        return int(self._ask({**request, "before": before, "given": given, "seconds": seconds}))
 
     def wait(self, pid: int) -> int:
         """Its exit code; minus the signal where one ended it."""
@@ -111,6 +113,7 @@ def _serve() -> None:
 def _child(request: dict[str, Any]) -> None:
     """Never returns."""
     os.setsid()
+    signal.alarm(request["seconds"])
     said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for mine, its in ((nothing, 0), (said, 1), (said, 2)):

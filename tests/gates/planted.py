@@ -126,7 +126,7 @@ def video(path: Path, word: Planted, frames: np.ndarray[Any, Any]) -> Path:
 
 def slide(path: Path, word: Planted, pixels: np.ndarray[Any, Any]) -> Path:
     """With words in its ImageDescription, as scanners write them."""
-    told = f"Aperio Image Library|Title = {word()}|User = {word()}|Filename = {word()}"
+    told = f"Aperio Image Library|AppMag = 20|MPP = 0.5|Title = {word()}|User = {word()}|Filename = {word()}"
     return tiff.write(path, [pixels.astype(np.uint8)], told=told.encode())
 
 

@@ -172,7 +172,7 @@ def _sources(
         report(f"reading {where.removeprefix('sets.')}")
         found[key] = _built(one.card, config, study)
         other = next(iter(found.values()))
-        if found[key].ids != other.ids:
+        if [*found[key].ids] != [*other.ids]:  # of tiles they are made when asked for, each time anew
             lacks = next(iter(set(found[key].ids) ^ set(other.ids)))
             what = f"{one.name} and the encoders before it cannot all read the same items, such as {private(lacks)}"
             raise DataError("items", f"{what}: mend or leave out those items", where)

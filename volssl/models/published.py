@@ -20,6 +20,7 @@ from volssl.errors import ConfigError
 from volssl.models import BackboneConfig, ResNetConfig, ViTConfig
 from volssl.models.cost import BLOCKS
 from volssl.models.weights_file import read_weights
+from volssl.names import one_line
 
 if TYPE_CHECKING:
     from volssl.models.timm_model import Timm
@@ -111,7 +112,7 @@ def _short(path: Path, content: Tensors) -> dict[str, str]:
 def _tensors(value: object) -> Tensors:
     if not isinstance(value, dict):
         return {}
-    return {str(key): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
+    return {one_line(str(key)): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
 
 
 def _of_resnet(key: str) -> str:
@@ -181,7 +182,7 @@ def _own(folder: Path) -> Published:
         backbone = TypeAdapter(BackboneConfig).validate_json(json.dumps(card["backbone"]))
         whole = hashlib.sha256(content).hexdigest() == card["sha256"]
         tensors = load(content)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ConfigError(
             f"{folder}: holds no encoder (card.json, model.safetensors): give the folder of one"
         ) from error
