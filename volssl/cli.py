@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from volssl.errors import UserError
-from volssl.names import SHOW
+from volssl.names import SHOW, one_line
 from volssl.silence import quieten, tell
+
+LONGEST, MOST = 2000, 100  # characters of a line, lines of a message
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -172,13 +174,23 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UserError as e:
-        typer.echo(f"volssl: {e}" if "\n" not in str(e) else f"volssl:\n{e}", err=True)
+        typer.echo(_told(str(e)), err=True)
         sys.exit(e.exit_code)
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as e:  # native codecs raise outside Exception
+        if isinstance(e, MemoryError) or "can't allocate memory" in str(e):  # torch has no kind of its own for it
+            typer.echo("volssl: not enough memory: look at sizes, widths and loop.batch", err=True)
+            sys.exit(UserError.exit_code)
         tell(e)
         sys.exit(1)
+
+
+def _told(message: str) -> str:
+    """A line for each line of the message, none of which does anything to the terminal or fills it."""
+    lines = [f"{line[:LONGEST]}..." if len(line) > LONGEST else line for line in map(one_line, message.split("\n"))]
+    more = [f"and {len(lines) - MOST} more"] if len(lines) > MOST else []
+    return "\n".join([f"volssl: {lines[0]}"] if len(lines) == 1 else ["volssl:", *lines[:MOST], *more])
 
 
 if __name__ == "__main__":

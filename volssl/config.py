@@ -23,6 +23,8 @@ from volssl.views import ViewsConfig
 
 C = TypeVar("C", bound=Schema)
 
+MAX_VOXELS = 2**30  # of an item, as the door has it too
+
 # What may differ between the run that wrote a folder and the run that goes on in it: nothing here moves a weight.
 MUTABLE = {
     "data.cache",
@@ -140,6 +142,9 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
         if len(value) != dims:
             yield key, f"{list(value)} has {len(value)} numbers, the data are {dims}D: give {dims}"
             return
+    if (numbers := math.prod(run.region) * run.data.channels) > MAX_VOXELS:
+        yield "data.region", f"{numbers:,} numbers an item, {MAX_VOXELS:,} at most: make it or views.size smaller"
+        return
     if problem := run.views.fits(run.region):
         yield "views.size", problem
     if not other:

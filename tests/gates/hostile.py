@@ -254,8 +254,13 @@ def configurations(base: dict[str, Any], canary: str) -> Iterator[tuple[str, str
     ):
         yield f"seed {word[:9]}", text[:-1].replace('"seed": 0', f'"seed": {word}') + "}" if '"seed"' in text else ""
     for key in ("steps", "batch", "chunk", "workers", "save_every"):
-        for number in (-1, 10**30, 1.5, "x", [1], {"a": 1}, None, True):
+        for number in (-1, 10**12, 10**30, 1.5, "x", [1], {"a": 1}, None, True):
             yield f"loop.{key} {number!r}", _changed(base, "loop", key, number)
+    for key in ("depth", "width", "dims", "stem"):
+        for number in (-1, 10**12, 1.5, "os.system", [1], None):
+            yield f"backbone.{key} {number!r}", _changed(base, "backbone", key, number)
+    for number in ([10**12], [-1], [[1]], ["x"], []):
+        yield f"method.projector {number!r}", _changed(base, "method", "projector", number)
     for key in ("size", "crop", "noise"):
         for number in ([-4, -4], [10**9, 10**9], ["a"], "16", [[1]], [True, True], {"0": 1}, [1e308, 1e308]):
             yield f"views.{key} {number!r}", _changed(base, "views", key, number)

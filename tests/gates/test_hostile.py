@@ -107,7 +107,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         "optim": {"name": "sgd", "lr": 0.01},
         "loop": {"steps": 2, "batch": 2, "chunk": 2, "save_every": 1, "workers": 0, "device": "cpu"},
     }
-    with Forks() as forks:
+    with Forks(VOLSSL_NAMES="") as forks:
         found = Ground(forks, place, base)
         found.case(
             "the sound run", "train", found.write(json.dumps(base | {"output": "sound"}), "sound.yaml"), codes=[0]

@@ -57,7 +57,7 @@ class Keep(Schema):
 
 
 Intensity = Annotated[Percentile | ZScore | Window | Keep, Field(discriminator="name")]
-Size = tuple[Annotated[int, Field(ge=1)], ...]
+Size = tuple[Annotated[int, Field(ge=1, le=2**16)], ...]
 Fit = Literal["crop", "resize"]
 WORDS = {2: "rows, columns", 3: "slices, rows, columns"}
 

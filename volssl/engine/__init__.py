@@ -68,10 +68,10 @@ class LoopConfig(Schema):
     """
 
     steps: int = Field(ge=1)
-    batch: int = Field(ge=1)
-    chunk: int = Field(ge=1)
+    batch: int = Field(ge=1, le=2**20)
+    chunk: int = Field(ge=1, le=2**20)
     precision: Literal["fp32", "bf16"] = "fp32"
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1024)
     save_every: int = Field(default=100, ge=1)
     keep: int = Field(default=3, ge=1)
     log_every: int = Field(default=1, ge=1)

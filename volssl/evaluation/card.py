@@ -17,7 +17,7 @@ from volssl.models import BackboneConfig
 from volssl.names import typed
 from volssl.schema import Schema
 
-Size = tuple[Annotated[int, Field(ge=1)], ...]
+Size = tuple[Annotated[int, Field(ge=1, le=2**16)], ...]
 PACKAGES = ("torch", "monai")  # beside volssl, which a checkout may run without being installed
 WHICH = {"root", "max_bad", "split", "label_column", "per_slide", "tissue", "clips"}  # not how items are prepared
 FORGOTTEN = {"root": "", "cache": "runs/cache"}
@@ -45,7 +45,7 @@ class Card(Schema):
 
     format: Literal[1] = 1
     backbone: BackboneConfig
-    channels: int = Field(ge=1)
+    channels: int = Field(ge=1, le=2**12)
     region: Size
     size: Size
     data: DataConfig

@@ -183,6 +183,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         state = safetensors.torch.load(weights)
     except SafetensorError as e:
         raise DataError("encoder", f"{WEIGHTS} is not a safetensors file ({e}): save it again", typed(folder)) from None
+    _require_of_a_size(card, len(weights), typed(folder))
     network = build_network(card, seed=0)
     _fill(network, state, typed(folder))
     return Encoder(network, card).eval().to(device)
@@ -253,6 +254,14 @@ def read_card(path: str | Path) -> Card:
         key = ".".join(map(str, fault["loc"])) or "file"
         what = f"{CARD} is damaged or from another version ({key}: {fault['msg']}): save the encoder again"
         raise DataError("encoder", what, typed(folder)) from None
+
+
+def _require_of_a_size(card: Card, held: int, where: str) -> None:
+    """Before memory is asked for: a card that is not of these weights may claim a network of any size."""
+    claimed = 4 * card.backbone.cost(card.channels, card.size).parameters
+    if claimed > 2 * held + 2**20:
+        what = f"claims a network of {claimed / 1e6:.0f} MB, {WEIGHTS} has {held / 1e6:.0f}"
+        raise DataError("encoder", f"{what}: the card belongs to other weights", where)
 
 
 def _fill(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
