@@ -19,8 +19,10 @@ HOW = f"its words are withheld, for they may hold names; {SHOW}=1 shows them"
 def quieten() -> None:
     """Let no warning, no log and no traceback of this process say more than where it comes from.
 
-    Where names are shown, everything is as it was. The libraries' own handlers stay; records lose their words.
+    Where names are shown, everything stays as it was. The libraries' own handlers stay; records lose their words.
     """
+    if visible():
+        return
     logging.setLogRecordFactory(_record)
     warnings.showwarning = _warn
     sys.excepthook = lambda _kind, error, _trace: tell(error)

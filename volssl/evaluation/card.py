@@ -20,6 +20,9 @@ from volssl.schema import Schema
 Size = tuple[Annotated[int, Field(ge=1, le=2**16)], ...]
 PACKAGES = ("torch", "monai")  # beside volssl, which a checkout may run without being installed
 WHICH = {"root", "max_bad", "split", "label_column", "per_slide", "tissue", "clips"}  # not how items are prepared
+NOTICE = (
+    "made from the images it was trained on: treat it as patients' data unless you have assessed it (docs/privacy.md)"
+)
 FORGOTTEN = {"root": "", "cache": "runs/cache"}
 
 
@@ -40,7 +43,7 @@ class Card(Schema):
     backbone, channels: the network. region: the shape of a preprocessed item; size: of what the network sees
     (both slices x rows x columns, or rows x columns). data: the preprocessing; folders are forgotten, whoever makes
     the card. method, step, seed, fingerprint: how it was trained. versions, sha256 (of the weights): written by
-    ``save_encoder``.
+    ``save_encoder``. notice: for whoever gets the folder.
     """
 
     format: Literal[1] = 1
@@ -55,6 +58,7 @@ class Card(Schema):
     fingerprint: Fingerprint | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     sha256: str = ""
+    notice: str = NOTICE
 
     @field_validator("backbone", mode="after")
     @classmethod
