@@ -131,6 +131,9 @@ def differences(old: Run, new: Run) -> list[str]:
 
 def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
     """(key, what is wrong and what to do) for everything that one component alone cannot see."""
+    for key in ("root", "cache"):
+        if not getattr(run.data, key, "."):
+            yield f"data.{key}", "is empty: name a folder, such as . for the one you are in"
     yield from _batch_faults(run.loop, world)
     if run.method.coupled and run.loop.batch < 2:
         yield "loop.batch", f"1 leaves {run.method.name} nothing to compare an item with: use 2 or more"

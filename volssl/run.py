@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cache
@@ -17,6 +18,7 @@ from volssl import appraisal, names
 from volssl import config as configuration
 from volssl.config import Run
 from volssl.data import PhantomConfig
+from volssl.data.cache_file import make_folder
 from volssl.data.identity import identify
 from volssl.data.items import PreparedSource
 from volssl.data.seen import KEY, SeenItems, read_key, run_key
@@ -203,8 +205,9 @@ def claim(folder: Path, run: Run) -> Path:
         ConfigError: it is a file, or holds something that is no run.
         RunError: it belongs to a run that differs; every difference is listed.
     """
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not folder.is_dir():
         raise ConfigError(f"output: {folder} is a file: give a folder")
+    make_folder(folder, "output")
     written = folder / CONFIG
     trained = bool(list_checkpoints(folder / CHECKPOINTS))
     if not trained and (folder / ENCODER).exists():

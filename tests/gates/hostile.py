@@ -222,8 +222,11 @@ def cards(card: dict[str, Any], weights: bytes) -> Iterator[tuple[str, Files]]:
 def configurations(base: dict[str, Any], canary: str) -> Iterator[tuple[str, str]]:
     """Texts of configurations, none of which is one."""
     text = json.dumps(base)
-    tags = ("!!python/object/apply:os.system", "!!python/name:os.system", "!!python/module:os", "!include", "!!binary")
-    tags += ("!!python/object/new:subprocess.Popen", "!!set", "!<tag:yaml.org,2002:python/object/apply:os.system>")
+    number: Any
+    tags = (
+        *("!!python/object/apply:os.system", "!!python/name:os.system", "!!python/module:os", "!include", "!!binary"),
+        *("!!python/object/new:subprocess.Popen", "!!set", "!<tag:yaml.org,2002:python/object/apply:os.system>"),
+    )
     for tag in tags:
         yield f"tag {tag}", f"seed: {tag} ['touch {canary}']\n"
     for where in ("", "data", "method", "optim", "views", "backbone", "loop"):
@@ -262,7 +265,7 @@ def configurations(base: dict[str, Any], canary: str) -> Iterator[tuple[str, str
     for number in ([10**12], [-1], [[1]], ["x"], []):
         yield f"method.projector {number!r}", _changed(base, "method", "projector", number)
     for key in ("size", "crop", "noise"):
-        for number in ([-4, -4], [10**9, 10**9], ["a"], "16", [[1]], [True, True], {"0": 1}, [1e308, 1e308]):
+        for number in ([-4, -4], [10**9, -(10**9)], ["a"], "16", [[1]], [True, True], {"0": 1}, [1e308, -1.0]):
             yield f"views.{key} {number!r}", _changed(base, "views", key, number)
     for key in ("root", "output", "cache"):
         for number in (1, [], {}, None, True, "", 1.5):

@@ -42,11 +42,15 @@ class Ground:
     def canary(self) -> Path:
         return self.place / "canary"
 
-    def case(self, name: str, *arguments: str, codes: Sequence[int] = (2,)) -> None:
-        """Run the command in a folder of its own under watch, and note whatever is wrong."""
+    def case(self, name: str, *arguments: str, codes: Sequence[int] = (2,), asked: str = "") -> None:
+        """Run the command in a folder of its own under watch, and note whatever is wrong.
+
+        asked: a folder elsewhere that the configuration asks to be made.
+        """
         self.tried += 1
         said, log = self.place / f"said-{self.tried}", self.place / f"log-{self.tried}"
-        given = {"log": str(log), "allowed": [str(self.work), str(self.place / "tmp")], "memory": MEMORY}
+        allowed = [str(self.work), str(self.place / "tmp"), *([str(self.work / asked)] if asked else [])]
+        given = {"log": str(log), "allowed": allowed, "memory": MEMORY}
         code = self.forks.run(
             arguments,
             cwd=self.work,
@@ -222,7 +226,7 @@ def _evaluated(ground: Ground, name: str, changed: dict[str, Any], codes: Sequen
 def test_paths_are_names(tried: Ground) -> None:
     """As the value of every key that is a path, in a table, and as the name of an encoder."""
     words = hostile.paths(str(tried.canary))
-    cases = [(word, where) for word in words for where in ("root", "weights", "cache", "table", "encoder")]
+    cases = [(word, where) for word in words for where in ("root", "weights", "cache", "output", "table", "encoder")]
     chosen = some(cases, size(20, len(cases)))
     assert len(cases) >= 60
     for word, where in chosen:
@@ -231,7 +235,11 @@ def test_paths_are_names(tried: Ground) -> None:
         if where in ("root", "cache"):
             config = tried.base | {"data": tried.base["data"] | {where: word}}
             # A folder for the cache may be called anything; what is outside is the user's to ask for, and not there.
-            tried.case(name, "train", tried.write(json.dumps(config)), codes=[2] if where == "root" else [0, 2])
+            codes, asked = ([2], "") if where == "root" else ([0, 2], word)
+            tried.case(name, "train", tried.write(json.dumps(config)), codes=codes, asked=_real(asked))
+        elif where == "output":
+            config = tried.base | {"output": word}
+            tried.case(name, "train", tried.write(json.dumps(config)), codes=[0, 2], asked=_real(word))
         elif where == "weights":
             backbone = tried.base["backbone"] | {"weights": {"path": word}}
             tried.case(name, "train", tried.write(json.dumps(tried.base | {"backbone": backbone})))
@@ -243,6 +251,11 @@ def test_paths_are_names(tried: Ground) -> None:
         else:
             _evaluated(tried, name, {"encoders": {word: word}})
     _conclude(tried, f"{len(chosen)} hostile paths")
+
+
+def _real(word: str) -> str:
+    """Nothing of a name that no folder can have."""
+    return "" if "\0" in word else word
 
 
 def test_links_out_of_the_folder_write_nothing(tried: Ground, tmp_path: Path) -> None:

@@ -27,13 +27,13 @@ from tests.gates.record import record
 from tests.gates.scan import hits, in_bytes
 from tests.gates.sizes import size
 
-FLAT = {  # of each kind, how it is read as pictures of three channels
+FLAT: dict[str, dict[str, Any]] = {  # of each kind, how it is read as pictures of three channels
     "png": {"name": "image", "colour": "rgb"},
     "still": {"name": "image", "colour": "rgb", "intensity": {"name": "percentile"}},
     "video": {"name": "video", "colour": "rgb", "frames": 2},
     "slide": {"name": "slide", "tissue": 0.0},
 }
-DEEP = {"dicom": {"name": "volume"}, "nifti": {"name": "volume"}}
+DEEP: dict[str, dict[str, Any]] = {"dicom": {"name": "volume"}, "nifti": {"name": "volume"}}
 NEEDS = {"video": "av", "slide": "openslide"}
 FORMATS = ("torchscript", "onnx", "monai-bundle")
 
@@ -228,7 +228,9 @@ def test_no_planted_word_is_in_any_output(wanted: dict[str, dict[str, Any]], for
 def test_where_names_are_shown_they_are_found(forks: Forks, tmp_path: Path) -> None:
     """The twin: the same scan of the same life is not blind."""
     life = Life(forks, tmp_path / "out", tmp_path / "images", {"png": FLAT["png"]}, VOLSSL_NAMES="1")
-    run = life.run() | {"data": {**FLAT["png"], "root": str(tmp_path / "images/png"), "max_bad": 0.5, "cache": "cache"}}
+    run: dict[str, Any] = life.run() | {
+        "data": {**FLAT["png"], "root": str(tmp_path / "images/png"), "max_bad": 0.5, "cache": "cache"}
+    }
     run["loop"] |= {"steps": 4}
     life.command("train", life.write("run.yaml", run))
     life.command("embed", "run/encoder", str(life.root / "png"), "-o", "png.parquet")

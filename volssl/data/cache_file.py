@@ -28,8 +28,8 @@ class DamagedError(Exception):
     """A cache file that is not what was written."""
 
 
-def make_folder(path: str) -> Path:
-    """The cache's folder, made where it is not there.
+def make_folder(path: str | Path, key: str = "data.cache") -> Path:
+    """The folder that a key of the configuration names, made where it is not there.
 
     Raises:
         RunError: it cannot be made.
@@ -38,7 +38,9 @@ def make_folder(path: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"data.cache: {folder} cannot be made ({error.strerror}): name another folder") from error
+        raise RunError(f"{key}: {folder} cannot be made ({error.strerror}): name another folder") from error
+    except RecursionError:  # of a path of a thousand folders
+        raise RunError(f"{key}: {folder} cannot be made (too many folders in one another): name another") from None
     return folder
 
 

@@ -20,9 +20,7 @@ from volssl.schema import Schema
 Size = tuple[Annotated[int, Field(ge=1, le=2**16)], ...]
 PACKAGES = ("torch", "monai")  # beside volssl, which a checkout may run without being installed
 WHICH = {"root", "max_bad", "split", "label_column", "per_slide", "tissue", "clips"}  # not how items are prepared
-NOTICE = (
-    "made from the images it was trained on: treat it as patients' data unless you have assessed it (docs/privacy.md)"
-)
+NOTICE = "made from the images it was trained on: treat it as patients' data unless assessed (docs/privacy.md)"
 FORGOTTEN = {"root": "", "cache": "runs/cache"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def recognise(path: Path) -> Published:
     Raises:
         ConfigError: it cannot be read, or is none of these.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # of a name too long Path.is_dir raises
         return _own(path)
     found = read_weights(path)
     content, left = _unwrap(found)
