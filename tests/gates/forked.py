@@ -108,6 +108,7 @@ def _serve() -> None:
             if answer == 0:
                 _child(request)
         print(json.dumps(answer), file=pipe, flush=True)
+    os._exit(0)  # nothing is to be tidied up, which takes seconds
 
 
 def _child(request: dict[str, Any]) -> None:

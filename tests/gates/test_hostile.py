@@ -94,7 +94,7 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def ground(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Ground:
     place = tmp_path_factory.mktemp("hostile")
     rng = np.random.default_rng(0)
     for folder in ("work/pictures", "tmp"):
@@ -111,13 +111,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         "optim": {"name": "sgd", "lr": 0.01},
         "loop": {"steps": 2, "batch": 2, "chunk": 2, "save_every": 1, "workers": 0, "device": "cpu"},
     }
-    with Forks(VOLSSL_NAMES="") as forks:
-        found = Ground(forks, place, base)
-        found.case(
-            "the sound run", "train", found.write(json.dumps(base | {"output": "sound"}), "sound.yaml"), codes=[0]
-        )
-        assert not found.faults, found.faults
-        yield found
+    found = Ground(forks, place, base)
+    sound = found.write(json.dumps(base | {"output": "sound"}), "sound.yaml")
+    found.case("the sound run", "train", sound, codes=[0])
+    assert not found.faults, found.faults
+    return found
 
 
 @pytest.fixture

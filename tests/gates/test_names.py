@@ -15,7 +15,6 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,6 @@ FLAT: dict[str, dict[str, Any]] = {  # of each kind, how it is read as pictures 
 DEEP: dict[str, dict[str, Any]] = {"dicom": {"name": "volume"}, "nifti": {"name": "volume"}}
 NEEDS = {"video": "av", "slide": "openslide"}
 FORMATS = ("torchscript", "onnx", "monai-bundle")
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks(VOLSSL_NAMES="") as started:
-        yield started
 
 
 def kinds(wanted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -36,7 +36,8 @@ def make_folder(path: str | Path, key: str = "data.cache") -> Path:
     """
     folder = Path(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{key}: {folder} cannot be made ({error.strerror}): name another folder") from error
     except RecursionError:  # of a path of a thousand folders
