@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,81 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.gates import hostile
+from tests.gates import hostile, hostile_files
 from tests.gates.forked import REPOSITORY, Forks
+from tests.gates.ground import LINES, MEMORY, UNSAFE, Ground
 from tests.gates.record import record
 from tests.gates.sizes import size
 from tests.gates.watch import told
 
 T = TypeVar("T")
-SECONDS, MEMORY = 30, 3 * 2**30  # that a case may take, beyond what is there when it starts
-LINES, LENGTH = 12, 2500  # of what a person is shown: one line a fault, and how long
-UNSAFE = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-
-
-@dataclass
-class Ground:
-    """Where cases are tried: a sound run with its encoder. faults: what was not as it must be, a line each."""
-
-    forks: Forks
-    place: Path
-    base: dict[str, Any]
-    tried: int = 0
-    faults: list[str] = field(default_factory=list)
-
-    @property
-    def canary(self) -> Path:
-        return self.place / "canary"
-
-    def case(self, name: str, *arguments: str, codes: Sequence[int] = (2,), asked: str = "") -> None:
-        """Run the command in a folder of its own under watch, and note whatever is wrong.
-
-        asked: a folder elsewhere that the configuration asks to be made.
-        """
-        self.tried += 1
-        said, log = self.place / f"said-{self.tried}", self.place / f"log-{self.tried}"
-        allowed = [str(self.work), str(self.place / "tmp"), *([str(self.work / asked)] if asked else [])]
-        given = {"log": str(log), "allowed": allowed, "memory": MEMORY}
-        code = self.forks.run(
-            arguments,
-            cwd=self.work,
-            said=said,
-            environ={**UNSAFE, "TMPDIR": str(self.place / "tmp")},
-            before="tests.gates.watch:watch",
-            given=given,
-            seconds=SECONDS,
-        )
-        text = said.read_text(errors="replace")
-        lines = text.splitlines()
-        wrong = [f"exit {code}"] if code not in codes else []
-        wrong += [f"did: {line[:300]}" for line in told(log)]
-        wrong += ["the canary is there"] if self.canary.exists() else []
-        if code and ("Traceback" in text or "fault of the program" in text or not text.strip()):
-            wrong.append("no plain line")
-        if len(lines) > LINES or max(map(len, lines), default=0) > LENGTH:
-            wrong.append(f"{len(lines)} lines of up to {max(map(len, lines))}")
-        if any(letter in text for letter in "\0\x07\x1b\u202e\u2028"):
-            wrong.append("control characters are shown")
-        if wrong:
-            self.faults.append(f"{name}: {'; '.join(wrong)}: {text[-600:]}")
-        self.canary.unlink(missing_ok=True)
-
-    @property
-    def work(self) -> Path:
-        return self.place / "work"
-
-    def write(self, text: str | bytes, name: str = "case.yaml") -> str:
-        (self.work / name).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-        return name
-
-    def put(self, files: hostile.Files, folder: str) -> str:
-        """The files alone, in a fresh folder."""
-        shutil.rmtree(self.work / folder, ignore_errors=True)
-        for name, content in files.items():
-            path = self.work / folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        return folder
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +78,8 @@ def test_configurations_are_data(tried: Ground) -> None:
 
 def test_checkpoints_and_encoders_are_data(tried: Ground) -> None:
     """Of each file: resumed from, imported as weights, and as the weights or the card of an encoder."""
-    files = [*hostile.pickled(str(tried.canary)), *hostile.claims()]
-    signed = list(hostile.checkpoints())
+    files = [*hostile_files.pickled(str(tried.canary)), *hostile_files.claims()]
+    signed = list(hostile_files.checkpoints())
     card = json.loads((tried.work / "sound/encoder/card.json").read_text())
     folders = list(hostile.cards(card, (tried.work / "sound/encoder/model.safetensors").read_bytes()))
     assert len(files) + len(signed) + len(folders) >= 100
@@ -294,7 +226,7 @@ def test_a_loader_that_runs_what_it_is_given_is_caught(how: str, tried: Ground) 
     log = tried.place / f"twin-{how}"
     given = {"log": str(log), "allowed": [str(tried.work)], "how": how, "memory": MEMORY}
     given["text"] = f"!!python/object/apply:os.system ['touch {tried.canary}']"
-    content = hostile.zipped(hostile.reduce("os.system", (f"touch {tried.canary}",), 2))
+    content = hostile_files.zipped(hostile_files.reduce("os.system", (f"touch {tried.canary}",), 2))
     given["path"] = str(tried.work / tried.write(content, "twin.pt"))
     how_run: dict[str, Any] = {
         "cwd": tried.work,
