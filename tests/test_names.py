@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 import logging
 import pickle
 import sys
@@ -10,6 +11,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -166,3 +168,22 @@ def test_the_command_prints_what_it_found(
         main()
     assert not ended.value.code
     assert capsys.readouterr().out == f"{one}  Jane/1.npy\n"
+
+
+def test_a_run_says_where_to_look_and_what_its_items_are(tmp_path: Path) -> None:
+    """A time point of a file is no path: the data are opened for it."""
+    (tmp_path / "scans/Jane").mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((8, 8, 8, 3)), np.eye(4)), tmp_path / "scans/Jane/t.nii")
+    config = {
+        "output": str(tmp_path),
+        "data": {"name": "volume", "root": str(tmp_path / "scans"), "time": "items", "cache": str(tmp_path / "cache")},
+        "views": {"size": [8, 8, 8]},
+        "backbone": {"name": "resnet", "dims": 3, "depth": 10, "stem": "small", "width": 4, "norm": "group"},
+        "method": {"name": "byol"},
+        "optim": {"name": "sgd", "lr": 0.01},
+        "loop": {"steps": 2, "batch": 2, "chunk": 2},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    (tmp_path / "ids.key").write_text(KEY.hex() + "\n")
+    wanted = {identifier(KEY, name): name for name in ("Jane/t.nii", "Jane/t.nii@1")}
+    assert look_up(tmp_path, list(wanted)) == wanted
