@@ -60,7 +60,12 @@ def identifier(key: bytes, name: str, kind: str = "item") -> str:
     Args:
         name: of an item, its path relative to the root.
     """
-    return hmac.digest(key, f"{kind}\0{name}".encode("utf-8", "surrogatepass"), "sha256").hex()[:LENGTH]
+    text = f"{kind}\0{name}"
+    try:
+        content = os.fsencode(text)
+    except UnicodeEncodeError:  # of no file system
+        content = text.encode("utf-8", "surrogatepass")
+    return hmac.digest(key, content, "sha256").hex()[:LENGTH]
 
 
 def shown(text: str) -> str:
