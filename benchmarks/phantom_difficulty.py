@@ -52,7 +52,7 @@ def linear_auc(train: Floats, y_train: Floats, valid: Floats, y_valid: Floats) -
 def load(root: Path, split: str, plane: str, size: list[int]) -> tuple[Floats, Tensor, Floats]:
     """Statistics, images (N, 1, *size) scaled by their 99th percentile, and ACL labels of a split."""
     lines = [line.split(",") for line in (root / f"{split}-acl.csv").read_text().split()]
-    stacks = [np.load(root / split / plane / f"{exam}.npy") for exam, _ in lines]
+    stacks = [np.load(root / split / plane / f"{exam}.npy", allow_pickle=False) for exam, _ in lines]
     images = [
         F.interpolate(torch.from_numpy(s).float()[None, None] / np.percentile(s, 99), size, mode="trilinear")
         for s in stacks

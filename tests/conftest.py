@@ -18,6 +18,9 @@ import pytest
 # Set before anything imports torch; the commands that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests look for names in messages; that none gets out without this is what tests/gates/test_names.py shows.
+os.environ.setdefault("VOLSSL_NAMES", "1")
+
 # oneDNN of torch 2.13 corrupts the heap in small convolutions where there is AVX2 and no AVX-512: seen as aborts.
 CPU = Path("/proc/cpuinfo")
 if CPU.is_file() and "avx512" not in CPU.read_text():

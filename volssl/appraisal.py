@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from volssl import config as configuration
 from volssl.config import Run
+from volssl.data.cache_file import make_folder
 from volssl.data.seen import SeenItems, run_key
 from volssl.engine.lock import lock
 from volssl.engine.loop import Evaluation
@@ -31,6 +33,7 @@ from volssl.evaluation.shown import Origin
 from volssl.evaluation.study import run_study
 from volssl.evaluation.tables import show
 from volssl.methods.base import Method
+from volssl.names import private, use
 from volssl.progress import progress
 
 Wanted = ACLTearConfig | StudyConfig
@@ -48,6 +51,7 @@ def evaluate(config: EvaluateConfig, device: str, console: Console) -> Findings:
     """
     out = _claim(Path(config.output))
     with lock(out):
+        use(run_key(out))
         replace_file(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         with progress(console, "evaluating", transient_lines=True) as report:
             found = run_study(
@@ -251,10 +255,10 @@ def _with_data(one: Wanted, run: Run) -> Wanted:
 
 def _claim(out: Path) -> Path:
     """The folder, if it is new, empty, or of an evaluation before."""
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not out.is_dir():
         raise ConfigError(f"output: {out} is a file: give a folder")
+    make_folder(out, "output")
     held = sorted(p.name for p in out.iterdir() if p.name != "lock") if out.is_dir() else []
     if held and (not (out / CONFIG).is_file() or (out / "checkpoints").exists()):
-        raise ConfigError(f"output: {out} holds {held[0]} and no evaluation: give a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
+        raise ConfigError(f"output: {out} holds {private(held[0])} and no evaluation: give a new or empty folder")
     return out

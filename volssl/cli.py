@@ -12,6 +12,10 @@ from typing import Annotated
 import typer
 
 from volssl.errors import UserError
+from volssl.names import SHOW, one_line
+from volssl.silence import quieten, tell
+
+LONGEST, MOST = 2000, 100  # characters of a line, lines of a message
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +30,14 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Values put over the file's, for example loop.steps=100."),
 ]
 Encoder = Annotated[Path, typer.Argument(metavar="ENCODER", help="The encoder/ folder of a run.")]
+
+
+@app.callback()
+def _options(
+    names: Annotated[bool, typer.Option("--names", help=f"Show true names of files, as {SHOW}=1 does.")] = False,
+) -> None:
+    if names:
+        os.environ[SHOW] = "1"
 
 
 @app.command()
@@ -168,6 +180,19 @@ def acl_tear(
     root.acl_tear(encoder, config, out or encoder.parent / f"acl_tear-{data.resolve().name}")
 
 
+@app.command("names")
+def find_names(
+    key: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run or evaluation, or a file of a key.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="As messages, tables and reports have them.")],
+    root: Annotated[list[Path] | None, typer.Option(help="Where to look; without it, what the run read.")] = None,
+) -> None:
+    """Find out which file an id is. Nothing is stored: ids are made again of everything below the roots."""
+    from volssl.lookup import look_up
+
+    for name, found in look_up(key, ids, root or []).items():
+        typer.echo(f"{name}  {found}")
+
+
 def _world() -> int:
     """How many ranks torchrun or srun started; what is no number is refused when they meet."""
     given = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS", "1")
@@ -175,12 +200,31 @@ def _world() -> int:
 
 
 def main() -> None:
-    """The entry point: a fault of the user's is one line and exit code 2, never a traceback."""
+    """The entry point: a fault of the user's is one line and exit code 2, never a traceback.
+
+    One of the program's is a traceback and exit code 1, without words that may hold names.
+    """
+    quieten()
     try:
         app(standalone_mode=True)
     except UserError as e:
-        typer.echo(f"volssl: {e}" if "\n" not in str(e) else f"volssl:\n{e}", err=True)
+        typer.echo(_told(str(e)), err=True)
         sys.exit(e.exit_code)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as e:  # native codecs raise outside Exception
+        if isinstance(e, MemoryError) or "can't allocate memory" in str(e):  # torch has no kind of its own for it
+            typer.echo("volssl: not enough memory: look at sizes, widths and loop.batch", err=True)
+            sys.exit(UserError.exit_code)
+        tell(e)
+        sys.exit(1)
+
+
+def _told(message: str) -> str:
+    """A line for each line of the message, none of which does anything to the terminal or fills it."""
+    lines = [f"{line[:LONGEST]}..." if len(line) > LONGEST else line for line in map(one_line, message.split("\n"))]
+    more = [f"and {len(lines) - MOST} more"] if len(lines) > MOST else []
+    return "\n".join([f"volssl: {lines[0]}"] if len(lines) == 1 else ["volssl:", *lines[:MOST], *more])
 
 
 if __name__ == "__main__":

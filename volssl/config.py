@@ -23,6 +23,8 @@ from volssl.views import ViewsConfig
 
 C = TypeVar("C", bound=Schema)
 
+MAX_VOXELS = 2**30  # of an item, as the door has it too
+
 # What may differ between the run that wrote a folder and the run that goes on in it: nothing here moves a weight.
 MUTABLE = {
     "data.cache",
@@ -86,7 +88,8 @@ def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Evaluate
 
 def _read(path: str | Path, overrides: Sequence[str]) -> strict_yaml.Document:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as file:  # which may have no end
+            text = file.read(4 * strict_yaml.MAX_BYTES + 1).decode("utf-8")
     except OSError as e:
         raise ConfigError(f"{path}: {(e.strerror or 'cannot be read').lower()}: give a YAML file") from None
     except UnicodeDecodeError:
@@ -128,6 +131,9 @@ def differences(old: Run, new: Run) -> list[str]:
 
 def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
     """(key, what is wrong and what to do) for everything that one component alone cannot see."""
+    for key in ("root", "cache"):
+        if not getattr(run.data, key, "."):
+            yield f"data.{key}", "is empty: name a folder, such as . for the one you are in"
     yield from _batch_faults(run.loop, world)
     if run.method.coupled and run.loop.batch < 2:
         yield "loop.batch", f"1 leaves {run.method.name} nothing to compare an item with: use 2 or more"
@@ -139,6 +145,9 @@ def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:
         if len(value) != dims:
             yield key, f"{list(value)} has {len(value)} numbers, the data are {dims}D: give {dims}"
             return
+    if (numbers := math.prod(run.region) * run.data.channels) > MAX_VOXELS:
+        yield "data.region", f"{numbers:,} numbers an item, {MAX_VOXELS:,} at most: make it or views.size smaller"
+        return
     if problem := run.views.fits(run.region):
         yield "views.size", problem
     if not other:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cache
@@ -13,13 +14,14 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from volssl import appraisal
+from volssl import appraisal, names
 from volssl import config as configuration
 from volssl.config import Run
 from volssl.data import PhantomConfig
+from volssl.data.cache_file import make_folder
 from volssl.data.identity import identify
 from volssl.data.items import PreparedSource
-from volssl.data.seen import SeenItems, run_key
+from volssl.data.seen import KEY, SeenItems, read_key, run_key
 from volssl.engine.checkpoint import list_checkpoints
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
@@ -30,13 +32,16 @@ from volssl.evaluation import ACLTearConfig, EvaluateConfig
 from volssl.evaluation.acl_tear import run_acl_tear
 from volssl.evaluation.card import Card, Fingerprint
 from volssl.evaluation.embed import embed as write_features
+from volssl.evaluation.embed import key_of
 from volssl.evaluation.encoder import Encoder, load_encoder, save_encoder
 from volssl.evaluation.export import Format
 from volssl.evaluation.export import export as write_export
+from volssl.evaluation.leakage import key_beside
 from volssl.evaluation.results import replace_file
 from volssl.methods.base import Method
 from volssl.models import BackboneConfig
 from volssl.models.weights import ImportReport, load_weights
+from volssl.names import private
 from volssl.progress import progress
 
 CONFIG, ENCODER, WEIGHTS, CHECKPOINTS = "config.yaml", "encoder", "weights.txt", "checkpoints"
@@ -61,6 +66,8 @@ def acl_tear(encoder: Path, config: ACLTearConfig, out: Path) -> None:
     """Evaluate a saved encoder on MRNet's layout and write the results to ``out``."""
     device = _device("auto")
     encoders = {"pre-trained": load_encoder(encoder, device)}
+    if key := key_beside(encoder):
+        names.use(key)
     run_acl_tear(encoders, config, out, console=Console(highlight=False), device=device)
 
 
@@ -71,16 +78,19 @@ def evaluate(config: EvaluateConfig) -> None:
 
 def embed(encoder: Path, data: Path, out: Path, *, part: int | None, workers: int) -> None:
     """Write the frozen features of all images under ``data``; those that cannot be read are told and left out."""
-    console, device = Console(highlight=False), _device("auto")
+    console, device, key = Console(highlight=False), _device("auto"), key_beside(encoder)
     loaded = load_encoder(encoder, device)
     if part is not None:
         loaded = Encoder(loaded.network, loaded.card.part(part)).eval()
     with progress(console, "embedding") as report:
-        done = write_features(loaded, data, out, workers=workers, device=device, report=report)
+        done = write_features(loaded, data, out, workers=workers, device=device, report=report, key=key)
     for problem in done.left_out:
         console.print(f"left out: {problem}", style="yellow", markup=False)
     left = f", {len(done.left_out)} left out" if done.left_out else ""
     console.print(f"{out}: {loaded.width} features of {done.items} items{left}", markup=False)
+    if not names.visible():
+        where = "the key of the encoder's run" if key else f"{key_of(out)}, which only you may read"
+        console.print(f"its ids are made with {where}: volssl names tells which file one is", markup=False)
 
 
 def export(encoder: Path, to: Format, out: Path | None) -> None:
@@ -112,6 +122,9 @@ def _train(run: Run, group: Group, console: Console) -> None:
                 replace_file(folder / CONFIG, configuration.dump(run))
                 if run.loop.precision == "bf16" and group.device.type == "cpu" and emulates_bf16():
                     console.print(SLOW, style="yellow", markup=False)
+                names.use(run_key(folder))
+        if not first and (key := read_key(folder / KEY)):
+            names.use(key)
         made = any(isinstance(part, PhantomConfig) for part in getattr(run.data, "parts", (run.data,)))
         reports: dict[str, ImportReport] = {}
         with group.together():
@@ -196,8 +209,9 @@ def claim(folder: Path, run: Run) -> Path:
         ConfigError: it is a file, or holds something that is no run.
         RunError: it belongs to a run that differs; every difference is listed.
     """
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not folder.is_dir():
         raise ConfigError(f"output: {folder} is a file: give a folder")
+    make_folder(folder, "output")
     written = folder / CONFIG
     trained = bool(list_checkpoints(folder / CHECKPOINTS))
     if not trained and (folder / ENCODER).exists():
@@ -209,7 +223,7 @@ def claim(folder: Path, run: Run) -> Path:
         return folder
     held = [] if written.is_file() or not folder.is_dir() else sorted(p.name for p in folder.iterdir())
     if other := [name for name in held if name != "lock"]:
-        raise ConfigError(f"output: {folder} holds {other[0]} and no run: give a new or empty folder")
+        raise ConfigError(f"output: {folder} holds {private(other[0])} and no run: give a new or empty folder")
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,14 @@ import yaml
 
 from volssl.errors import ConfigError
 
-MAX_BYTES, MAX_DEPTH = 1_000_000, 50
+MAX_BYTES, MAX_DEPTH, MAX_ENTRIES = 1_000_000, 50, 10_000
+SHOWN = 60  # characters of a word that a message shows
 Path = tuple[str | int, ...]
 
 _INT = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?")
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+_CONTROL = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # control, format, surrogate, private use, line, paragraph
 _QUOTED = ("'", '"', "|", ">")
 
 
@@ -50,15 +53,29 @@ def parse(text: str, name: str) -> Document:
 
 
 def _refuse_more_than_data(text: str, name: str) -> None:
-    depth = 0
+    depth = entries = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise ConfigError(f"{_at(event, name)}: anchors and aliases (& and *) are not taken: write the value out")
         if (tag := getattr(event, "tag", None)) is not None:
-            raise ConfigError(f"{_at(event, name)}: tags ({tag}) are not taken: a configuration is plain data")
+            raise ConfigError(
+                f"{_at(event, name)}: tags ({ascii(tag[:SHOWN])[1:-1]}) are not taken: a configuration is plain data"
+            )
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ConfigError(f"{_at(event, name)}: nested more than {MAX_DEPTH} deep")
+        entries += isinstance(event, yaml.ScalarEvent)
+        if entries > MAX_ENTRIES:
+            raise ConfigError(f"{_at(event, name)}: more than {MAX_ENTRIES} keys and values: this is no configuration")
+        if (word := getattr(event, "value", None)) and (odd := _unprintable(word)):
+            what = f"{odd} in a word: a configuration is plain text of one line"
+            raise ConfigError(f"{_at(event, name)}: {what}")
+
+
+def _unprintable(word: str) -> str:
+    """The name of the first character that would break a line, turn its direction or be none; "" without one."""
+    odd = next((c for c in word if c != " " and unicodedata.category(c) in _CONTROL), "")
+    return f"U+{ord(odd):04X}" if odd else ""
 
 
 def _at(thing: Any, name: str) -> str:
@@ -85,7 +102,9 @@ def _mapping(node: yaml.MappingNode, path: Path, marks: dict[Path, tuple[int, in
         key = key_node.value
         if key in result:
             first = marks[(*path, key)][0]
-            raise ConfigError(f"{_at(key_node, name)}: {key} is written twice (first on line {first}): keep one")
+            raise ConfigError(
+                f"{_at(key_node, name)}: {key[:SHOWN]} is written twice (first on line {first}): keep one"
+            )
         marks[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
         result[key] = _build(value_node, (*path, key), marks, name)
     return result

@@ -196,7 +196,7 @@ def test_an_echo_with_a_gap_is_refused_alone(make_slice: Make, save_all: Save, t
     slices = [make_slice(d, EchoTime=t) for t in (1.0, 2.0, 3.0) for d in DISTANCES if (t, d) != (2.0, STEP)]
     found, errors = find_volumes(save_all(tmp_path, slices))
     assert [volume.suffix for volume in found] == ["4-echo1", "4-echo3"]
-    assert [(error.code, error.where.rsplit(" ", 1)[1]) for error in errors] == [("gap", "4-echo2")]
+    assert [(error.code, error.message.split(":")[0]) for error in errors] == [("gap", "series 4-echo2")]
 
 
 def test_repeats_that_only_the_instance_number_orders(make_slice: Make, save_all: Save, tmp_path: Path) -> None:

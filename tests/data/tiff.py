@@ -14,12 +14,18 @@ Pixels = np.ndarray[Any, Any]
 
 
 def write(
-    path: Path, levels: Sequence[Pixels], *, mpp: float | None = 0.5, lost: Sequence[int] = (), beyond: int = 0
+    path: Path,
+    levels: Sequence[Pixels],
+    *,
+    mpp: float | None = 0.5,
+    lost: Sequence[int] = (),
+    beyond: int = 0,
+    told: bytes = b"",
 ) -> Path:
     """One of (rows, columns, 3) bytes per level, without compression (TIFF 6.0, sections 2 and 15).
 
     mpp: microns per pixel of the first level. lost: its tiles that are not there; beyond: by how many bytes its last
-    tile is said to lie off.
+    tile is said to lie off. told: its ImageDescription.
     """
     out = bytearray(b"II*\0" + bytes(4))
     link = 4
@@ -37,6 +43,8 @@ def write(
         at[-1] += beyond if n == 0 else 0
         tags = [(254, "I", [int(n > 0)]), (256, "I", [columns]), (257, "I", [rows]), (258, "H", [8, 8, 8])]
         tags += [(259, "H", [1]), (262, "H", [2]), (277, "H", [3]), (284, "H", [1])]
+        if told:
+            tags.append((270, "B", list(told + bytes(9))))
         if mpp is not None:
             per_cm = round(1e7 / mpp) | 1000 << 32  # a fraction of 32 bits over 32 bits
             tags += [(282, "Q", [per_cm]), (283, "Q", [per_cm]), (296, "H", [3])]
@@ -47,7 +55,9 @@ def write(
             if len(data) > 4:
                 data, place = struct.pack("<I", len(out)), data
                 out += place
-            entries += struct.pack("<HHI", tag, {"H": 3, "I": 4, "Q": 5}[kind], len(values)) + data.ljust(4, b"\0")
+            entries += struct.pack("<HHI", tag, {"B": 2, "H": 3, "I": 4, "Q": 5}[kind], len(values)) + data.ljust(
+                4, b"\0"
+            )
         out += bytes(len(out) % 2)
         out[link : link + 4] = struct.pack("<I", len(out))
         out += struct.pack("<H", len(tags)) + entries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sys
 import time
 from pathlib import Path
@@ -191,3 +192,12 @@ def test_tensorboard_gets_what_is_recorded(tmp_path: Path) -> None:
     with Log(tmp_path, console=plain(), done=0, steps=9, batch=4, board=True) as log:
         log.record(1, HEALTHY)
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_the_machine_is_not_in_the_name_of_tensorboards_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    monkeypatch.setattr(socket, "gethostname", lambda: "janes-laptop")
+    with Log(tmp_path, console=Console(quiet=True), done=0, steps=2, batch=4, board=True):
+        pass
+    assert [path.name.split(".")[4] for path in (tmp_path / "tensorboard").iterdir()] == ["volssl"]
+    assert socket.gethostname() == "janes-laptop"

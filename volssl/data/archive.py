@@ -20,6 +20,7 @@ from volssl.data.image_config import SPLITS, ImageConfig
 from volssl.data.preflight import check_ratio, check_shape, guard, opened
 from volssl.data.recipe import Entry
 from volssl.errors import DataError
+from volssl.names import private
 
 
 def rows(config: ImageConfig) -> list[Entry]:
@@ -111,7 +112,7 @@ def _array(path: Path, key: str) -> np.ndarray:
     """One array of real numbers; objects (pickles) are never loaded."""
     with _opened(path) as archive:
         if key not in archive:
-            held = ", ".join(list(archive)[:8]) or "nothing"
+            held = ", ".join(map(private, list(archive)[:8])) or "nothing"
             raise DataError("npz", f"has no {key} but {held}: look at data.split", str(path))
         _check_claims(path, key)
         array: np.ndarray = archive[key]

@@ -112,7 +112,7 @@ def check_share(bad: Sequence[DataError], good: int, max_bad: float, root: str) 
         raise DataError("empty", "nothing here that data can read: look at data.root and data.name", root)
     if good and len(bad) <= max_bad * total:
         return
-    lines = [f"  {error}" for error in bad[:LISTED]]
+    lines = [f"  {error.told}" for error in bad[:LISTED]]
     lines += [f"  and {len(bad) - LISTED} more"] * (len(bad) > LISTED)
     remedy = "mend or remove them" + (", or raise data.max_bad to leave them out" if good else "")
     head = f"{len(bad)} of {total} items cannot be read (data.max_bad is {max_bad:g}): {remedy}"

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from volssl.errors import DataError, RunError
+from volssl.names import typed
 
 Spacing = tuple[float, ...]
 SUFFIX = ".safetensors"
@@ -27,17 +28,20 @@ class DamagedError(Exception):
     """A cache file that is not what was written."""
 
 
-def make_folder(path: str) -> Path:
-    """The cache's folder, made where it is not there.
+def make_folder(path: str | Path, key: str = "data.cache") -> Path:
+    """The folder that a key of the configuration names, made where it is not there.
 
     Raises:
         RunError: it cannot be made.
     """
     folder = Path(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"data.cache: {folder} cannot be made ({error.strerror}): name another folder") from error
+        raise RunError(f"{key}: {folder} cannot be made ({error.strerror}): name another folder") from error
+    except RecursionError:  # of a path of a thousand folders
+        raise RunError(f"{key}: {folder} cannot be made (too many folders in one another): name another") from None
     return folder
 
 
@@ -83,7 +87,7 @@ def fetch(path: Path) -> tuple[Tensor, Spacing]:
     except OSError as error:
         code = "permission" if isinstance(error, PermissionError) else "unreadable"
         what = f"a file of data.cache cannot be read ({error.strerror or error}): delete it or mend its permissions"
-        raise DataError(code, what, str(path)) from error
+        raise DataError(code, what, typed(path)) from error
     if checksum != _checksum(image, spacing):
         raise DamagedError("the checksum does not fit")
     return image, spacing

@@ -16,6 +16,7 @@ from volssl.data.child import disposable
 from volssl.data.fingerprint import Stamp, fingerprint
 from volssl.data.recipe import Entry, Recipe
 from volssl.errors import DataError
+from volssl.silence import quieten
 
 SECONDS_PER_ITEM = 900.0  # a reader that takes longer hangs
 WAITING = 8  # tasks of a process that are handed over before it asks for them
@@ -117,7 +118,7 @@ def _in_processes(following: Next[R], workers: int) -> Iterator[tuple[int, R | D
     """The processes come from a server that has loaded MONAI once, not from a fork of this one's threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    pool = ProcessPool(max_workers=workers, context=context)
+    pool = ProcessPool(max_workers=workers, context=context, initializer=quieten)
     futures: dict[Future[R | DataError], tuple[int, str]] = {}
     try:
         while True:

@@ -206,12 +206,12 @@ class _Series:
 @contextmanager
 def _noted(errors: list[DataError], group: Sequence[Plane], suffix: str) -> Iterator[None]:
     """Take note of a refusal under the name of what is refused, and go on after the block."""
-    where = f"{group[0].file.parent} series {suffix}"
+    where = str(group[0].file.parent)
     try:
         with guard("geometry", where):
             yield
     except DataError as error:
-        errors.append(DataError(error.code, error.message, error.where or where))
+        errors.append(DataError(error.code, f"series {suffix}: {error.message}", error.where or where))
 
 
 def _scan(files: Iterable[Path], note: Note | None) -> tuple[dict[tuple[str, str], _Series], list[DataError]]:

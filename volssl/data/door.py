@@ -22,6 +22,7 @@ from volssl.data.picture import read_picture
 from volssl.data.preflight import check_claim, check_inside, check_shape, finite, guard, opened
 from volssl.data.suffixes import DICOM, IMAGES, NIFTI
 from volssl.errors import DataError
+from volssl.names import private
 
 Kind = Literal["dicom", "nifti", "npy", "images", "npz", "slide", "video"]
 KINDS: frozenset[Kind] = frozenset({"dicom", "nifti", "npy", "images"})  # what a folder's volumes are made of
@@ -125,7 +126,7 @@ def other_kind(root: Path, wanted: frozenset[Kind]) -> DataError:
             kind = kind_of(file)
             if kind not in wanted and (kind != "dicom" or is_dicom(file)):
                 what, source = _READ_BY[kind]
-                return DataError("kind", f"holds {what}, such as {file.name}: use data.name: {source}", str(root))
+                return DataError("kind", f"holds {what}, such as {private(file)}: use data.name: {source}", str(root))
     return DataError("empty", f"holds nothing of the kinds {', '.join(sorted(wanted))}", str(root))
 
 

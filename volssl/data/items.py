@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
+from volssl.names import typed
 from volssl.schema import Schema
 from volssl.types import Source
 
@@ -56,7 +57,7 @@ class Keep(Schema):
 
 
 Intensity = Annotated[Percentile | ZScore | Window | Keep, Field(discriminator="name")]
-Size = tuple[Annotated[int, Field(ge=1)], ...]
+Size = tuple[Annotated[int, Field(ge=1, le=2**16)], ...]
 Fit = Literal["crop", "resize"]
 WORDS = {2: "rows, columns", 3: "slices, rows, columns"}
 
@@ -160,6 +161,11 @@ class Items(Schema):
     def dims(self) -> int:
         """Spatial dimensions of every item."""
         return 3
+
+    @model_validator(mode="after")
+    def _written_by_the_user(self) -> Self:
+        typed(self.root)
+        return self
 
     @model_validator(mode="after")
     def _one_per_axis(self) -> Self:

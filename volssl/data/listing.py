@@ -13,6 +13,7 @@ from volssl.data.manifest import is_manifest
 from volssl.data.preflight import guard
 from volssl.data.table import is_table, rows
 from volssl.errors import DataError
+from volssl.names import private
 
 Finder = Callable[[Path], tuple[list[Found], list[DataError]]]
 
@@ -82,7 +83,8 @@ def _only_once(found: Sequence[Found], row: str, rows_of: dict[Path, str], table
     """Raises DataError where two rows name one file: it would be two items, perhaps of two classes."""
     for file in {file.resolve() for one in found for file in one.files}:
         if (other := rows_of.setdefault(file, row)) != row:
-            raise DataError("labels", f"the rows {other} and {row} both name {file.name}: leave one", str(table))
+            what = f"the rows {private(other)} and {private(row)} both name {private(file.name)}"
+            raise DataError("labels", f"{what}: leave one", str(table))
 
 
 def _named(table: Path, name: str, finder: Finder) -> tuple[list[Found], list[DataError]]:

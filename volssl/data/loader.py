@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from volssl.data.stream import Draw, Stream
 from volssl.errors import ConfigError, RunError, UserError
+from volssl.silence import quieten
 from volssl.types import Samples, Source
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Loader:
             multiprocessing_context=context,
             generator=torch.Generator(),  # or it would draw from the global one
             timeout=POLL,
+            worker_init_fn=_quiet,
         )
         return iter(loader)
 
@@ -176,6 +178,10 @@ class _Items(Dataset[Piece]):
         except UserError as error:
             return error
         return Piece(torch.stack([item.image for item in items]), [(item.part, item.label) for item in items])
+
+
+def _quiet(_worker: int) -> None:
+    quieten()
 
 
 def _as_is(piece: Any) -> Any:  # what __getitems__ made is collated already

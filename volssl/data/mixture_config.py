@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, mod
 
 from volssl.data.items import Report, Size
 from volssl.errors import DataError
+from volssl.names import typed
 from volssl.schema import Schema
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class MixtureConfig(Schema):
         share = self.cache_gb / len(self.parts)
         return tuple(
             part.model_copy(
-                update={"root": str(Path(self.root, part.root)), "cache": str(Path(self.cache, f"part-{i}"))}
+                update={"root": typed(Path(self.root, part.root)), "cache": str(Path(self.cache, f"part-{i}"))}
                 | ({"cache_gb": share} if "cache_gb" in type(part).model_fields else {})
             )
             for i, part in enumerate(self.parts)

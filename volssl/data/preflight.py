@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from volssl.errors import DataError
+from volssl.names import cause, withheld
 
 MAX_VOXELS = 2**30  # of one item over all channels: 4 GiB as float32
 MAX_SIDE = 2**16 - 1  # voxels along one axis, or frames: what DICOM can count
@@ -186,8 +187,8 @@ def guard(code: str, where: Path | str) -> Iterator[None]:
         raise DataError(code, "is nested too deeply: export the file again", str(where)) from None
     except BaseException as error:
         lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-        raise DataError(code, f"{reason}: export the file again", str(where)) from error
+        reason = f"{type(error).__name__}: {withheld(lines[0][:200])}" if lines else type(error).__name__
+        raise DataError(code, f"{reason}: export the file again", str(where)) from cause(error)
 
 
 T = TypeVar("T")

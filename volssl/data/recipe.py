@@ -19,6 +19,7 @@ from volssl.data.fingerprint import Stamp, fingerprint, stamp
 from volssl.data.items import Items, Size
 from volssl.data.preprocess import preprocess
 from volssl.errors import DataError
+from volssl.names import cause, withheld
 
 FORMAT = 1  # raise it when the same configuration and the same files give other items
 SHAPING = {
@@ -124,10 +125,10 @@ class Recipe:
                 raise DataError("channels", f"has {len(image)} channels, data says {self.config.channels}")
             return self._cast(image), spacing
         except DataError as error:
-            raise DataError(error.code, error.message, error.where or entry.id) from error
+            raise DataError(error.code, error.message, error.where or entry.id) from cause(error)
         except Exception as error:  # whatever a transform throws is one bad item, not the end of a run
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise DataError("failed", what, entry.id) from error
+            what = f"{type(error).__name__}: {withheld(' '.join(str(error).split()))}"
+            raise DataError("failed", what, entry.id) from cause(error)
 
     def _cast(self, image: Tensor) -> Tensor:
         typed = image.to(self._dtype)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from volssl.data.identity import BYTES, Hashes, Identity
 from volssl.errors import DataError, RunError
+from volssl.names import typed
 
 KINDS = ("file", "image", "study", "patient")  # from the surest to the widest
 KEY = "ids.key"
@@ -78,6 +79,7 @@ def key_at(path: Path) -> bytes:
         return key
     key, fresh = secrets.token_bytes(32), path.with_name(f".{path.name}.new")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
             f.write(key.hex() + "\n")
@@ -100,10 +102,10 @@ def read_key(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError("key", f"cannot be read ({error}): mend it or move it away", str(path)) from None
+        raise DataError("key", f"cannot be read ({error}): mend it or move it away", typed(path)) from None
     if not re.fullmatch("[0-9a-f]{64}", text):
         what = "is no key (32 bytes in hexadecimal)"
-        raise DataError("key", f"{what}: put the run's own back, or move it away", str(path))
+        raise DataError("key", f"{what}: put the run's own back, or move it away", typed(path))
     return bytes.fromhex(text)
 
 

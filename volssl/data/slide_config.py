@@ -13,7 +13,7 @@ from volssl.schema import Schema
 if TYPE_CHECKING:
     from volssl.data.slide_source import SlideSource
 
-Pixels = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1, le=2**16)]
 
 
 class SlideConfig(Schema):

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from volssl.errors import DataError
+from volssl.names import private
 
 UNKNOWN = ("", "na", "nan")  # beside numbers below zero
 READ = ("path", "label", "split", "patient")
@@ -43,7 +44,7 @@ def rows(table: Path, split: str | None) -> list[Row]:
     """
     found, has_splits = _read(table)
     if twice := next(_repeated(row.path for row in found), None):
-        raise DataError("labels", f"names {twice} twice: leave one row", str(table))
+        raise DataError("labels", f"names {private(twice)} twice: leave one row", str(table))
     if split == "all":
         return found
     if not has_splits:

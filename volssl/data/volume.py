@@ -20,6 +20,7 @@ from volssl.data.listing import Listed, listing
 from volssl.data.recipe import Entry
 from volssl.data.slices import Slices
 from volssl.errors import DataError
+from volssl.names import private
 
 
 def build(config: VolumeConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> PreparedSource:
@@ -49,7 +50,7 @@ def arrange(config: VolumeConfig, listed: Sequence[Listed]) -> tuple[list[Entry]
     """
     matching = [one for one in listed if not config.sequences or _which(config, one.found)]
     if listed and not matching:
-        patterns, seen = ", ".join(config.sequences), ", ".join(one.found.id for one in listed[:3])
+        patterns, seen = ", ".join(config.sequences), ", ".join(private(one.found.id) for one in listed[:3])
         message = f"data.sequences ({patterns}) match none of {len(listed)} volumes, such as {seen}"
         raise DataError("sequences", message, config.root)
     if config.sequences_as == "channels":
@@ -110,7 +111,7 @@ def _only(config: VolumeConfig, sequence: int, members: Sequence[Listed], folder
     what = f"data.sequences: {config.sequences[sequence]} matches"
     if not fits:
         raise DataError("sequences", f"{what} nothing here: this exam lacks it", folder)
-    names = ", ".join(one.description or PurePosixPath(one.id).name for one in fits[:4])
+    names = ", ".join(private(one.description or PurePosixPath(one.id).name) for one in fits[:4])
     raise DataError("sequences", f"{what} {len(fits)} volumes ({names}): make it narrower", folder)
 
 

@@ -67,12 +67,12 @@ class LoopConfig(Schema):
     workers: loader processes per rank. save_every: steps between checkpoints. keep: how many stay.
     """
 
-    steps: int = Field(ge=1)
-    batch: int = Field(ge=1)
-    chunk: int = Field(ge=1)
+    steps: int = Field(ge=1, le=2**31)
+    batch: int = Field(ge=1, le=2**20)
+    chunk: int = Field(ge=1, le=2**20)
     precision: Literal["fp32", "bf16"] = "fp32"
-    workers: int = Field(default=0, ge=0)
-    save_every: int = Field(default=100, ge=1)
+    workers: int = Field(default=0, ge=0, le=1024)
+    save_every: int = Field(default=100, ge=1, le=2**31)
     keep: int = Field(default=3, ge=1)
     log_every: int = Field(default=1, ge=1)
     compile: bool = False

@@ -93,6 +93,8 @@ def read(path: Path) -> Checkpoint:
         RunError: the file is damaged or is no checkpoint.
     """
     try:
+        if not path.is_file():
+            raise OSError("no regular file")
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -100,7 +102,14 @@ def read(path: Path) -> Checkpoint:
         raise RunError(f"{path.name} is damaged: {problem}") from None
     if header.get("sha256") != _digest(tensors, header):
         raise RunError(f"{path.name} is damaged: its checksum does not fit its content")
-    return Checkpoint(int(header["step"]), tensors, json.loads(header["meta"]))
+    try:
+        step, meta = int(header["step"]), json.loads(header["meta"])
+        plain = all(isinstance(meta.get(key, {}), dict) for key in ("config", "data", "environment"))
+    except (KeyError, ValueError, AttributeError, RecursionError):
+        plain = False
+    if not plain:
+        raise RunError(f"{path.name} is damaged: its header is no checkpoint's")
+    return Checkpoint(step, tensors, meta)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

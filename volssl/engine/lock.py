@@ -20,7 +20,7 @@ def lock(folder: Path) -> Iterator[None]:
         RunError: another process holds it; the message says which and where.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             # A record lock, not flock: loader workers outlive a killed parent by seconds and would keep that.

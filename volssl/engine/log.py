@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -247,4 +248,16 @@ def _tensorboard(folder: Path, done: int) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise RunError("loop.tensorboard: not installed: pip install 'volssl[tensorboard]', or set false") from None
-    return SummaryWriter(folder / "tensorboard", purge_step=done + 1)
+    with _nameless_machine():
+        return SummaryWriter(folder / "tensorboard", purge_step=done + 1)
+
+
+@contextmanager
+def _nameless_machine() -> Iterator[None]:
+    """TensorBoard puts the machine's name into that of its file, and the file may go anywhere."""
+    name = socket.gethostname
+    socket.gethostname = lambda: "volssl"
+    try:
+        yield
+    finally:
+        socket.gethostname = name

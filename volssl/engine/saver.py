@@ -61,7 +61,7 @@ class Saver:
         before, now = found.meta.get("data"), self.meta["data"]
         if before and before != now:  # checkpoints of early versions do not say
             raise RunError(
-                f"data: {now['count']} items now, {before['count']} when {self.folder} was written, and not the "
+                f"data: {now['count']} items now, {before.get('count')} when {self.folder} was written, and not the "
                 "same: restore the data, or give another output to start anew"
             )
 

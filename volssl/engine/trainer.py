@@ -24,6 +24,7 @@ from volssl.engine.schedule import learning_rate, weight_decay
 from volssl.engine.step import NonFiniteError, backward
 from volssl.errors import RunError
 from volssl.methods.base import Method
+from volssl.names import private
 from volssl.types import Progress, Samples
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Trainer:
         """One line that names the items: those with such an image, else such an embedding, else the batch."""
         bad = ~samples.images.isfinite().flatten(1).all(1)
         index = [int(i) for i in samples.index[bad]] or problem.indices or [int(i) for i in samples.index]
-        names = [self.source.ids[i] for i in dict.fromkeys(index)]
+        names = [private(self.source.ids[i]) for i in dict.fromkeys(index)]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         return (
             f"step {at.step + 1}: {problem}; no weight has moved. Look at {', '.join(names[:NAMED])}{more}; "

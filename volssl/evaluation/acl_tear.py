@@ -32,6 +32,7 @@ from volssl.evaluation.splits import subset
 from volssl.evaluation.statistics import METRICS, Resamples, binary_metrics, bootstrap, estimate, in_words, youden
 from volssl.evaluation.target import Floats, Groups, Ints
 from volssl.models.weights import load_kinetics_r3d18
+from volssl.silence import quieten
 from volssl.types import Features
 
 KINETICS = "kinetics"
@@ -260,6 +261,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) < 2:
         print(main.__doc__, file=sys.stderr)
         return 2
+    quieten()
     encoder, data, *overrides = arguments
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

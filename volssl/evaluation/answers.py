@@ -28,6 +28,7 @@ from volssl.evaluation.pixels import raw_pixels
 from volssl.evaluation.robustness import Perturbed, Strength, coloured, features_under, perturbed
 from volssl.evaluation.target import Floats, Ints, Predicted, join
 from volssl.evaluation.voxels import segmentation_dice
+from volssl.names import private
 from volssl.types import Source
 
 ANSWER = ("score", "probability", "called")
@@ -62,7 +63,7 @@ class Answers:
         if not np.isfinite(found).all():
             item = source.ids[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])]
             raise DataError(
-                "non_finite", f"{one.name} gives NaN or infinity, of {item} first", f"sets.{self.data.name}"
+                "non_finite", f"{one.name} gives NaN or infinity, of {private(item)} first", f"sets.{self.data.name}"
             )
         return found[self.data.rows].astype(np.float64)
 

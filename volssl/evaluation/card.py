@@ -14,11 +14,13 @@ from volssl.data.mixture_config import MixtureConfig
 from volssl.data.slide_config import SlideConfig
 from volssl.errors import DataError
 from volssl.models import BackboneConfig
+from volssl.names import typed
 from volssl.schema import Schema
 
-Size = tuple[Annotated[int, Field(ge=1)], ...]
+Size = tuple[Annotated[int, Field(ge=1, le=2**16)], ...]
 PACKAGES = ("torch", "monai")  # beside volssl, which a checkout may run without being installed
 WHICH = {"root", "max_bad", "split", "label_column", "per_slide", "tissue", "clips"}  # not how items are prepared
+NOTICE = "made from the images it was trained on: treat it as patients' data unless assessed (docs/privacy.md)"
 FORGOTTEN = {"root": "", "cache": "runs/cache"}
 
 
@@ -39,12 +41,12 @@ class Card(Schema):
     backbone, channels: the network. region: the shape of a preprocessed item; size: of what the network sees
     (both slices x rows x columns, or rows x columns). data: the preprocessing; folders are forgotten, whoever makes
     the card. method, step, seed, fingerprint: how it was trained. versions, sha256 (of the weights): written by
-    ``save_encoder``.
+    ``save_encoder``. notice: for whoever gets the folder.
     """
 
     format: Literal[1] = 1
     backbone: BackboneConfig
-    channels: int = Field(ge=1)
+    channels: int = Field(ge=1, le=2**12)
     region: Size
     size: Size
     data: DataConfig
@@ -54,6 +56,7 @@ class Card(Schema):
     fingerprint: Fingerprint | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     sha256: str = ""
+    notice: str = NOTICE
 
     @field_validator("backbone", mode="after")
     @classmethod
@@ -146,7 +149,7 @@ class Card(Schema):
         }
 
     def _put_to_work(self, root: str, cache: str) -> dict[str, Any]:
-        return {"root": root, "cache": cache, "region": self.region, "max_bad": 0.0, "split": "all"}
+        return {"root": typed(root), "cache": cache, "region": self.region, "max_bad": 0.0, "split": "all"}
 
     def signed(self, sha256: str, items: str = "") -> Card:
         """This card with the digests of the weights and of the list of items, and the versions of what wrote them."""

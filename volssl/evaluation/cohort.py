@@ -10,6 +10,7 @@ from volssl.errors import ConfigError, DataError
 from volssl.evaluation import ACLTearConfig, StudyConfig
 from volssl.evaluation.card import Card
 from volssl.evaluation.mrnet import open_plane, read_splits
+from volssl.names import typed
 from volssl.types import Source
 
 Report = Callable[[str], None]
@@ -39,7 +40,7 @@ def check_study(config: StudyConfig, dims: int) -> None:
         DataError: a set has other images, or it or an encoder is not there.
     """
     for name, one in config.sets.items():
-        where = f"evaluate.sets.{name}"
+        where = typed(f"evaluate.sets.{name}")
         if one.data.dims != dims:
             what = f"holds {one.data.dims}D images, and the run's encoder takes {dims}D: leave it out"
             raise DataError("encoder", what, where)
@@ -58,7 +59,7 @@ def check_shape(channels: int, dims: int, where: str) -> None:
     """
     if (channels, dims) != (1, 3):
         shape = f"{dims}D images of {channels} channels"
-        raise DataError("encoder", f"takes {shape}, MRNet's stacks are 3D of one channel", where)
+        raise DataError("encoder", f"takes {shape}, MRNet's stacks are 3D of one channel", typed(where))
 
 
 class Cohort:

@@ -18,6 +18,7 @@ from volssl.evaluation.card import Card
 from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
 from volssl.evaluation.findings import PIXELS, RANDOM
 from volssl.models.weights import load_weights
+from volssl.names import typed
 
 PUBLISHED = "published"
 
@@ -121,7 +122,7 @@ def _card(config: EncoderConfig, where: SetConfig, key: str) -> Card:
 def _check_dims(one: Contestant, config: SetConfig, where: str) -> None:
     if one.card.dims != config.data.dims:
         what = f"{one.name} takes {one.card.dims}D images, and these are {config.data.dims}D ({config.data.name})"
-        raise DataError("encoder", f"{what}: give it to another set", f"{where}.encoders")
+        raise DataError("encoder", f"{what}: give it to another set", typed(f"{where}.encoders"))
 
 
 def _floors(found: list[Contestant], config: SetConfig, floors: tuple[str, ...]) -> Iterator[Contestant]:

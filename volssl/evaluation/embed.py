@@ -19,6 +19,7 @@ from volssl.data import Sources
 from volssl.data.archive import label_columns
 from volssl.data.image_config import ImageConfig
 from volssl.data.items import PreparedSource, Report
+from volssl.data.seen import key_at
 from volssl.data.table import class_names, is_table
 from volssl.errors import ConfigError, DataError, RunError
 from volssl.evaluation.card import Card, versions
@@ -26,6 +27,7 @@ from volssl.evaluation.encoder import Encoder
 from volssl.evaluation.features import extract
 from volssl.evaluation.mrnet import Rows
 from volssl.evaluation.target import Ints
+from volssl.names import shown_id, use, visible
 
 GROUP = 4096  # rows that are held and written at a time
 TOLD = {"method", "step", "seed", "region", "size", "sha256", "versions"}  # of the card
@@ -49,10 +51,12 @@ def embed(
     batch: int = 8,
     device: str | torch.device = "cpu",
     report: Report | None = None,
+    key: bytes | None = None,
 ) -> Embedded:
     """Write the features of all images under ``root``, prepared as the encoder's were, to the Parquet file ``out``.
 
-    ``id`` is an image's path below the root (``train/000123`` in an archive). ``label``, a string, is what the table
+    ``id`` is what ``volssl.names.identifier`` makes of an image's path below the root (``train/000123`` in an archive),
+    or that path itself where names are shown. ``label``, a string, is what the table
     says of it, or an archive that has one label an image; null where unknown. ``feature_0000`` and on, float32, are
     what ``extract`` gives. Whose an image is, is not written. The schema's metadata say under ``volssl`` which encoder
     it was. The file is there whole or not at all, and takes the place of one that was there. Images that cannot be read
@@ -61,6 +65,7 @@ def embed(
     Args:
         root: a folder, a ``labels.csv`` (all of its splits) or an ``.npz``. cache, workers: as ``data.cache`` and
             ``loop.workers``. batch, device: as in ``extract``. report: (images done, in all, a line or "").
+        key: of the ids; without one ``key_of`` the output.
 
     Raises:
         ConfigError: ``out`` is a folder. DataError: nothing can be read. RunError: ``out`` cannot be written.
@@ -68,6 +73,8 @@ def embed(
     out = Path(out)
     if out.is_dir():
         raise ConfigError(f"{out} is a folder: name the file to write, such as {out / 'features.parquet'}")
+    if not visible():
+        use(key or key_at(key_of(out)))
     tell = report or _silent
     source = _open(encoder.card, str(root), cache, workers, tell)
     ids, labels, written = source.ids, source.labels, _label_in_words(Path(root))
@@ -75,13 +82,22 @@ def embed(
     with _writer(out, encoder) as writer:
         for start, rows in _groups(len(source), batch):
             good, features, bad = _readable(encoder, source, rows, batch, device, _shifted(tell, start, len(source)))
-            columns = [[ids[i] for i in good], [written(labels[i]) for i in good], *np.ascontiguousarray(features.T)]
+            columns = [
+                [shown_id(ids[i]) for i in good],
+                [written(labels[i]) for i in good],
+                *np.ascontiguousarray(features.T),
+            ]
             arrays = [pa.array(column, kind) for column, kind in zip(columns, writer.schema.types, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=writer.schema))
             items, left_out = items + len(good), left_out + bad
         if not items:
             raise left_out[0]
     return Embedded(items, tuple(left_out))
+
+
+def key_of(out: Path) -> Path:
+    """Where the key of a table's ids is kept, beside it, if the encoder's run has none."""
+    return out.with_name(f"{out.name}.key")
 
 
 def _silent(done: int, total: int, line: str) -> None:

@@ -29,6 +29,7 @@ from volssl.data.preprocess import preprocess
 from volssl.data.seen import SeenItems
 from volssl.errors import DataError
 from volssl.evaluation.card import Card
+from volssl.names import typed
 from volssl.types import Features
 from volssl.views.views import whole
 
@@ -81,7 +82,7 @@ class Encoder(nn.Module):
             source = config.build(self.card.region)
             if len(source) != 1:
                 what = f"holds {len(source)} items: give the path of one, or read all by card.source"
-                raise DataError("not_one_volume", what, str(path))
+                raise DataError("not_one_volume", what, typed(path))
             return source[0].image
 
     def _from_array(self, array: NDArray[np.generic]) -> Tensor:
@@ -172,18 +173,19 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         weights = (folder / WEIGHTS).read_bytes()
     except OSError as e:
         raise DataError(
-            "encoder", f"{WEIGHTS} cannot be read ({e.strerror}): copy the folder again", str(folder)
+            "encoder", f"{WEIGHTS} cannot be read ({e.strerror}): copy the folder again", typed(folder)
         ) from None
     if hashlib.sha256(weights).hexdigest() != card.sha256:
         raise DataError(
-            "encoder", f"{WEIGHTS} is damaged (SHA-256 differs from the card's): copy it again", str(folder)
+            "encoder", f"{WEIGHTS} is damaged (SHA-256 differs from the card's): copy it again", typed(folder)
         )
     try:
         state = safetensors.torch.load(weights)
     except SafetensorError as e:
-        raise DataError("encoder", f"{WEIGHTS} is not a safetensors file ({e}): save it again", str(folder)) from None
+        raise DataError("encoder", f"{WEIGHTS} is not a safetensors file ({e}): save it again", typed(folder)) from None
+    _require_of_a_size(card, len(weights), typed(folder))
     network = build_network(card, seed=0)
-    _fill(network, state, str(folder))
+    _fill(network, state, typed(folder))
     return Encoder(network, card).eval().to(device)
 
 
@@ -201,11 +203,11 @@ def load_items(path: str | Path) -> SeenItems | None:
         content = (folder / ITEMS).read_bytes()
     except OSError as e:
         what = f"{ITEMS}, the list of what it was trained on, cannot be read ({e.strerror})"
-        raise DataError("encoder", f"{what}: copy the whole folder again", str(folder)) from None
+        raise DataError("encoder", f"{what}: copy the whole folder again", typed(folder)) from None
     if hashlib.sha256(content).hexdigest() != fingerprint.items:
         what = f"{ITEMS} is damaged or another encoder's (SHA-256 differs from the card's)"
-        raise DataError("encoder", f"{what}: copy the whole folder again", str(folder))
-    return SeenItems.from_bytes(content, str(folder / ITEMS))
+        raise DataError("encoder", f"{what}: copy the whole folder again", typed(folder))
+    return SeenItems.from_bytes(content, typed(folder / ITEMS))
 
 
 def random_encoder(card: Card, seed: int, device: str | torch.device = "cpu") -> Encoder:
@@ -244,14 +246,22 @@ def read_card(path: str | Path) -> Card:
     except OSError:
         inside = sorted(str(card.parent) for card in folder.glob(f"*/{CARD}"))
         advice = f"name one of {', '.join(inside)}" if inside else "give the encoder/ folder of a run"
-        raise DataError("encoder", f"not an encoder (no {CARD}): {advice}", str(folder)) from None
+        raise DataError("encoder", f"not an encoder (no {CARD}): {advice}", typed(folder)) from None
     try:
         return Card.model_validate_json(text)
     except ValidationError as e:
         fault = e.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, fault["loc"])) or "file"
         what = f"{CARD} is damaged or from another version ({key}: {fault['msg']}): save the encoder again"
-        raise DataError("encoder", what, str(folder)) from None
+        raise DataError("encoder", what, typed(folder)) from None
+
+
+def _require_of_a_size(card: Card, held: int, where: str) -> None:
+    """Before memory is asked for: a card that is not of these weights may claim a network of any size."""
+    claimed = 4 * card.backbone.cost(card.channels, card.size).parameters
+    if claimed > 2 * held + 2**20:
+        what = f"claims a network of {claimed / 1e6:.0f} MB, {WEIGHTS} has {held / 1e6:.0f}"
+        raise DataError("encoder", f"{what}: the card belongs to other weights", where)
 
 
 def _fill(network: nn.Module, state: dict[str, Tensor], where: str) -> None:

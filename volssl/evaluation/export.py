@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from volssl.data.extra import need
 from volssl.errors import ConfigError, RunError
+from volssl.evaluation import sourceless
 from volssl.evaluation.bundle import METADATA, MODEL, Bundle, bundle_run, compare_preprocessing, parsed
 from volssl.evaluation.card import Card
 from volssl.evaluation.encoder import CARD, Encoder
@@ -118,7 +119,7 @@ def script_bytes(module: torch.jit.ScriptModule, extra: dict[str, str]) -> bytes
     buffer = io.BytesIO()
     with _quiet():
         torch.jit.save(module, buffer, _extra_files={name: text.encode() for name, text in extra.items()})
-    return buffer.getvalue()
+    return sourceless.script(buffer.getvalue())
 
 
 def script_run(path: Path) -> Run:
@@ -146,6 +147,7 @@ def onnx_bytes(network: nn.Module, card: Card) -> bytes:
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
         assert program is not None
+        sourceless.graph(program.model)
         program.model.metadata_props[CARD] = card.model_dump_json()
         content: bytes = program.model_proto.SerializeToString()
     return content

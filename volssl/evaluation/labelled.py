@@ -25,6 +25,7 @@ from volssl.evaluation.splits import budget_note, check_sides, choose, folds_of,
 from volssl.evaluation.statistics import Resamples, bootstrap_of
 from volssl.evaluation.table import Rows, read_targets
 from volssl.evaluation.target import Ints, Target
+from volssl.names import private, typed
 
 Report = Callable[[str], None]
 Budget = float | int
@@ -136,7 +137,7 @@ def open_set(
     Raises:
         DataError, ConfigError: in one line, whatever of the data, the table or the sides cannot be used.
     """
-    where = f"sets.{name}"
+    where = typed(f"sets.{name}")
     if not everybody:
         raise DataError("encoder", "has nobody to evaluate: name encoders, or floors: [pixels]", where)
     sources = _sources(config, study, everybody, report, where)
@@ -171,9 +172,9 @@ def _sources(
         report(f"reading {where.removeprefix('sets.')}")
         found[key] = _built(one.card, config, study)
         other = next(iter(found.values()))
-        if found[key].ids != other.ids:
+        if [*found[key].ids] != [*other.ids]:  # of tiles they are made when asked for, each time anew
             lacks = next(iter(set(found[key].ids) ^ set(other.ids)))
-            what = f"{one.name} and the encoders before it cannot all read the same items, such as {lacks}"
+            what = f"{one.name} and the encoders before it cannot all read the same items, such as {private(lacks)}"
             raise DataError("items", f"{what}: mend or leave out those items", where)
     return found
 
@@ -202,7 +203,7 @@ def _masks(
         data = one.card.preprocessing
         if not isinstance(data, VolumeConfig):
             what = f"{one.name} was trained on {data.name}: masks are of volumes"
-            raise DataError("mask", what, "sets")
+            raise DataError("mask", what, typed("sets"))
         names = [root / sources[key].ids[int(row)] for row in table.rows]
         pairs = zip(table.masks, names, strict=True)
         found[key] = tuple(read_mask(m, image, data, one.card.region, classes=classes) for m, image in pairs)

@@ -14,6 +14,7 @@ from volssl.evaluation.card import Card, versions
 from volssl.evaluation.encoder import load_items, read_card
 from volssl.evaluation.findings import Audit, Overlap
 from volssl.evaluation.target import Ints
+from volssl.names import shown_id
 
 NAMED = 20  # ids that an overlap keeps
 TOLD = 5  # ids that its sentence names
@@ -115,7 +116,7 @@ def _overlaps(
         sides = [np.setdiff1d(np.intersect1d(rows, side), told) for side in (test, train)]
         told = np.union1d(told, rows)
         if len(sides[0]) or len(sides[1]):
-            first = [tuple(identity.ids[int(row)] for row in side[:NAMED]) for side in sides]
+            first = [tuple(shown_id(identity.ids[int(row)]) for row in side[:NAMED]) for side in sides]
             yield Overlap(data, encoder, kind, len(sides[0]), len(sides[1]), *first)
 
 

@@ -13,6 +13,7 @@ from volssl.errors import DataError
 from volssl.evaluation.card import Card
 from volssl.evaluation.splits import LEAST
 from volssl.evaluation.target import Groups, Ints
+from volssl.names import private, typed, withheld
 from volssl.types import Item, Source
 
 SPLITS = ("train", "valid")
@@ -68,8 +69,9 @@ def read_splits(root: Path, task: str, planes: tuple[str, ...]) -> tuple[Labels,
     """
     train, test = (read_labels(root, split, task, planes) for split in SPLITS)
     if names_patients(root) and len(shared := np.intersect1d(train.patients, test.patients)):
-        what = f"{len(shared)} patients have exams in train and in valid, first {shared[0]}: keep each in one"
-        raise DataError("labels", what, str(root / PATIENTS))
+        first = private(shared[0], "patient")
+        what = f"{len(shared)} patients have exams in train and in valid, first {first}: keep each in one"
+        raise DataError("labels", what, typed(root / PATIENTS))
     return train, test
 
 
@@ -84,20 +86,22 @@ def read_labels(root: Path, split: str, task: str, planes: tuple[str, ...]) -> L
     """
     for folder in (root, *(root / split / plane for plane in planes)):
         if not folder.is_dir():
-            raise DataError("layout", "no such folder: give a folder in MRNet's layout", str(folder))
+            raise DataError("layout", "no such folder: give a folder in MRNet's layout", typed(folder))
     path = root / f"{split}-{task}.csv"
     found = _read_csv(path)
     for plane in planes:
         absent = [name for name in found if not (root / split / plane / f"{name}.npy").is_file()]
         if absent:
-            what = f"{len(absent)} of {len(found)} exams of {path.name} are not here, first {absent[0]}.npy"
-            raise DataError("layout", f"{what}: copy them or take the lines out", str(root / split / plane))
+            what = (
+                f"{len(absent)} of {len(found)} exams of {path.name} are not here, first {private(f'{absent[0]}.npy')}"
+            )
+            raise DataError("layout", f"{what}: copy them or take the lines out", typed(root / split / plane))
     ids = tuple(sorted(found))
     y = np.array([found[name] for name in ids], dtype=np.int64)
     labels = Labels(ids, y, _patients(root, ids))
     positive = np.unique(labels.patients[y == 1])  # with any exam, as ``splits.subset`` counts
     if min(len(positive), len(np.unique(labels.patients)) - len(positive)) < LEAST:
-        raise DataError("labels", f"{labels}: two patients of each class are needed", str(path))
+        raise DataError("labels", f"{labels}: two patients of each class are needed", typed(path))
     return labels
 
 
@@ -131,7 +135,9 @@ def _patients(root: Path, ids: tuple[str, ...]) -> Groups:
     path = root / PATIENTS
     patients = _read_pairs(path, "exam,patient", lambda patient: patient != "")
     if absent := [name for name in ids if name not in patients]:
-        raise DataError("labels", f"{len(absent)} exams have no patient, first {absent[0]}: add them", str(path))
+        raise DataError(
+            "labels", f"{len(absent)} exams have no patient, first {private(absent[0])}: add them", typed(path)
+        )
     return np.array([patients[name] for name in ids])
 
 
@@ -144,14 +150,16 @@ def _read_pairs(path: Path, wanted: str, good: Callable[[str], bool]) -> dict[st
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise DataError("layout", f"no such file: MRNet has headerless lines {wanted}", str(path)) from None
+        raise DataError("layout", f"no such file: MRNet has headerless lines {wanted}", typed(path)) from None
     values: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, _, value = (part.strip() for part in line.partition(","))
         if not name.isdigit() or not good(value):
-            raise DataError("labels", f"line {number} is {line!r}: write {wanted} and no header", str(path))
+            raise DataError(
+                "labels", f"line {number} is {withheld(repr(line))}: write {wanted} and no header", typed(path)
+            )
         if values.setdefault(name.zfill(4), value) != value:
-            raise DataError("labels", f"line {number}: exam {name} stands twice, with two values", str(path))
+            raise DataError("labels", f"line {number}: exam {private(name)} stands twice, with two values", typed(path))
     return values

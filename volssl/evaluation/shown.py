@@ -18,6 +18,7 @@ from volssl.evaluation.contestants import Contestant
 from volssl.evaluation.findings import Pictured, protocol_name
 from volssl.evaluation.labelled import Budget
 from volssl.evaluation.leakage import Known
+from volssl.names import shown_id
 from volssl.types import Source
 from volssl.views import ViewsConfig
 
@@ -64,7 +65,7 @@ def pictured(
                     if fits(protocol, one, masks=False)
                 },
                 features=answers.features(one, 0)[data.test],
-                ids=tuple(source.ids[int(i)] for i in rows),
+                ids=tuple(shown_id(source.ids[int(i)]) for i in rows),
                 thumbnails=thumbnails[id(source)],
                 views=None if views is None else seen(source, rows[:: max(1, len(rows) // ITEMS)][:ITEMS], views),
             )

@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from volssl.errors import ConfigError, DataError
 from volssl.evaluation.patients import Patients, all_held, deal, each_held, patients_of, ranked
 from volssl.evaluation.target import Groups, Ints, Target
+from volssl.names import private
 
 LEAST = 2  # patients per class: with one, no fold could hold a class out and still train on it
 
@@ -160,7 +161,7 @@ def require_disjoint(train_groups: Groups, test_groups: Groups, where: str = "")
         DataError: some are (``leak``); how many, and the first.
     """
     if len(shared := np.intersect1d(train_groups, test_groups)):
-        what = f"{len(shared)} patients are in training and test rows, such as {shared[0]}"
+        what = f"{len(shared)} patients are in training and test rows, such as {private(shared[0], 'patient')}"
         raise DataError("leak", f"{what}: keep each on one side", where)
 
 

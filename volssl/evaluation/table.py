@@ -21,6 +21,7 @@ from volssl.data.table import UNKNOWN, classes, is_table, read, simplest
 from volssl.errors import DataError
 from volssl.evaluation import ClassesConfig, LabelsConfig, MasksConfig, NumberConfig, SetConfig
 from volssl.evaluation.target import Ints, Target
+from volssl.names import private, withheld
 
 NAMED = 3  # of several faults, those that a message names
 PRESENCE = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "true": 1, "false": 0, "-1": -1, "-1.0": -1}
@@ -93,7 +94,7 @@ class _Table:
         row = {simplest(line["path"]): i for i, line in enumerate(self.lines)}
         found = [next((row[name] for name in _stems(item) if name in row), -1) for item in ids]
         if -1 in found:
-            raise DataError("labels", f"{self.path.name} has no row for {ids[found.index(-1)]}", self.where)
+            raise DataError("labels", f"{self.path.name} has no row for {private(ids[found.index(-1)])}", self.where)
         return np.array(found, dtype=np.int64)
 
     def column(self, name: str) -> list[str]:
@@ -115,7 +116,7 @@ class _Table:
         if None in values:
             row = values.index(None)
             given = self.lines[row][name]
-            what = f"{self.path.name}, row {row + 1}, column {name}: {given!r} is not {wanted}"
+            what = f"{self.path.name}, row {row + 1}, column {name}: {withheld(repr(given))} is not {wanted}"
             raise DataError("labels", what, self.where)
         return values
 
@@ -168,7 +169,7 @@ def _presence(text: str) -> int | None:
 def _require_masks(masks: Sequence[Path], where: str) -> None:
     if gone := [mask for mask in masks if not os.path.isfile(mask)]:  # of a name too long Path.is_file raises
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-        raise DataError("missing", f"{gone[0]}{more}: the table names it, but it is not there", where)
+        raise DataError("missing", f"{private(gone[0])}{more}: the table names it, but it is not there", where)
 
 
 def _patients(config: SetConfig, table: _Table, rows: Ints, notes: list[str]) -> tuple[NDArray[np.str_], bool]:

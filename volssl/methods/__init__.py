@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from volssl.methods.base import Method
     from volssl.models import Backbone
 
-Width = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=2**20)]
 Widths = Annotated[tuple[Width, ...], Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -203,7 +203,7 @@ class SwAVConfig(Settings):
     LOCAL: ClassVar[bool] = True
     name: Literal["swav"] = "swav"
     projector: Widths = (2048, 128)
-    prototypes: int = Field(default=3000, ge=2)
+    prototypes: int = Field(default=3000, ge=2, le=2**24)
     temperature: Temperature = 0.1
     epsilon: float = Field(default=0.05, gt=0, le=10)
     iterations: int = Field(default=3, ge=1)
@@ -239,7 +239,7 @@ class DINOConfig(Settings):
     TEACHER: ClassVar[bool] = True
     name: Literal["dino"] = "dino"
     projector: Widths = (2048, 2048, 256)
-    prototypes: int = Field(default=65536, ge=2)
+    prototypes: int = Field(default=65536, ge=2, le=2**24)
     temperature: Temperature = 0.1
     teacher_temperature: tuple[Temperature, Temperature] = (0.04, 0.07)
     teacher_warmup: Count = 0

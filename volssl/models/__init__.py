@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Backbone: TypeAlias = ResNet | ViT | Timm
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**16)]
 HeadNorm = Literal["batch", "layer", "none"]
 
 
@@ -37,7 +37,7 @@ class ResNetConfig(Schema):
     depth: Literal[10, 18, 34, 50, 101] = 18
     stem: Literal["imagenet", "r3d", "small"] = "imagenet"
     norm: Literal["batch", "group", "instance"] = "batch"
-    width: int = Field(default=64, ge=4)
+    width: int = Field(default=64, ge=4, le=2**12)
     dilated: bool = False
     shortcut: Literal["A", "B"] = "B"
     weights: WeightsConfig | None = None
@@ -87,7 +87,7 @@ class ViTConfig(Schema):
     patch: tuple[Positive, ...]
     size: tuple[Positive, ...]
     width: Positive = 384
-    depth: Positive = 12
+    depth: int = Field(default=12, ge=1, le=1000)
     heads: Positive = 6
     mlp: Positive = 4
     pool: Literal["class", "mean"] = "class"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from volssl.errors import ConfigError
 from volssl.models import BackboneConfig, ResNetConfig, ViTConfig
 from volssl.models.cost import BLOCKS
 from volssl.models.weights_file import read_weights
+from volssl.names import one_line
 
 if TYPE_CHECKING:
     from volssl.models.timm_model import Timm
@@ -55,7 +57,7 @@ def recognise(path: Path) -> Published:
     Raises:
         ConfigError: it cannot be read, or is none of these.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # of a name too long Path.is_dir raises
         return _own(path)
     found = read_weights(path)
     content, left = _unwrap(found)
@@ -111,7 +113,7 @@ def _short(path: Path, content: Tensors) -> dict[str, str]:
 def _tensors(value: object) -> Tensors:
     if not isinstance(value, dict):
         return {}
-    return {str(key): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
+    return {one_line(str(key)): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
 
 
 def _of_resnet(key: str) -> str:
@@ -181,7 +183,7 @@ def _own(folder: Path) -> Published:
         backbone = TypeAdapter(BackboneConfig).validate_json(json.dumps(card["backbone"]))
         whole = hashlib.sha256(content).hexdigest() == card["sha256"]
         tensors = load(content)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ConfigError(
             f"{folder}: holds no encoder (card.json, model.safetensors): give the folder of one"
         ) from error

@@ -6,6 +6,7 @@ import pickletools
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -14,8 +15,14 @@ from safetensors.torch import load_file
 from torch.serialization import safe_globals
 
 from volssl.errors import ConfigError
+from volssl.names import one_line
 
+_DEPTH = 20  # of mappings in one another, in which tensors are looked for
 _PICKLES = 4  # before its storages, a file of torch < 1.6 has a magic number, a version, the system and the content
+
+
+class _RefusedError(Exception):
+    """What is wrong with a file, in words."""
 
 
 class _StandIn:
@@ -49,22 +56,50 @@ def read_weights(path: Path) -> dict[str, object]:
     except Exception as error:  # a damaged or hostile pickle can raise anything
         known = isinstance(error, OSError) and error.strerror
         reason = f"{known}: give the path of a file" if known else "it is damaged, or holds more than tensors"
+        reason = str(error) if isinstance(error, _RefusedError) else reason
         raise ConfigError(f"{path}: cannot be read as weights: {reason}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: holds a {type(found).__name__}, not weights: give a state dict")
-    return {str(key): value for key, value in found.items()}
+    return {one_line(str(key)): value for key, value in found.items()}
 
 
 def _read(path: Path) -> object:
+    if path.exists() and not path.is_file():
+        raise _RefusedError("it is no regular file")
     with path.open("rb") as file:
         start = file.read(9)
         if start.endswith(b"{"):  # the header of safetensors, after its length
             return load_file(path)
         file.seek(0)
-        names = _names(file, zipped=start.startswith(b"PK"))
+        if zipped := start.startswith(b"PK"):
+            _require_stored(file)
+        names = _names(file, zipped=zipped)
         file.seek(0)
         with safe_globals([(_StandIn, name) for name in names]):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            # Said aloud: where it is not, an environment variable may make torch run what a pickle asks for.
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    _require_held(found, path.stat().st_size)
+    return found
+
+
+def _require_stored(file: IO[bytes]) -> None:
+    """As ``torch.save`` writes it, nothing is packed: what is, may be a thousand times as large in memory."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    held = file.seek(0, 2)
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > held:
+        raise _RefusedError("its members are compressed or claim more than it holds: save it with torch.save")
+    file.seek(0)
+
+
+def _require_held(found: object, size: int, depth: int = 0) -> None:
+    """No tensor claims more bytes than the file has, as one that repeats its numbers can."""
+    if isinstance(found, torch.Tensor):
+        if found.layout != torch.strided or found.numel() * found.element_size() > size:
+            raise _RefusedError("a tensor in it claims more numbers than it holds")
+    elif depth < _DEPTH and isinstance(found, Mapping | list | tuple):
+        for one in found.values() if isinstance(found, Mapping) else found:
+            _require_held(one, size, depth + 1)
 
 
 def _names(file: IO[bytes], zipped: bool) -> set[str]:

@@ -40,7 +40,7 @@ Fraction = Annotated[tuple[_Fraction, _Fraction], _ORDERED]
 Degrees = Annotated[tuple[_Degrees, _Degrees], _ORDERED]
 Turn = Annotated[tuple[_Turn, _Turn], _ORDERED]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Size = tuple[Annotated[int, Field(ge=1)], ...]
+Size = tuple[Annotated[int, Field(ge=1, le=2**16)], ...]
 Edge = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

@@ -1,0 +1,177 @@
+"""Images of every kind in which forty words are planted wherever a name may stand, and one that is broken of each."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from PIL import Image, PngImagePlugin
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
+
+from tests.data import tiff
+
+WORD = "ZZPHI7"  # every planted word begins so; two more digits tell which of the forty it is
+DATE, UID = "18471203", "1.2.826.0.1.3680043.9.71711871"
+WORDS = (WORD, DATE, UID)
+COUNT = 40
+USER = f"{WORD}39user"
+
+# Of PS3.15 Annex E, table E.1-1: attributes that tell who it is, where it was and when, of each kind of value.
+TEXTS = (
+    *("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ReferringPhysicianName"),
+    *("PerformingPhysicianName", "OperatorsName", "NameOfPhysiciansReadingStudy", "RequestingPhysician"),
+    *("PatientID", "IssuerOfPatientID", "OtherPatientIDs", "MedicalRecordLocator", "PatientAddress", "EthnicGroup"),
+    *("PatientTelephoneNumbers", "Occupation", "PatientReligiousPreference", "MilitaryRank", "BranchOfService"),
+    *("AccessionNumber", "StudyID", "StudyDescription", "SeriesDescription", "ProtocolName", "ImageComments"),
+    *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "DeviceSerialNumber"),
+    *("PatientComments", "AdditionalPatientHistory", "PatientState", "RequestedProcedureDescription"),
+)
+DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "LastMenstrualDate")
+UIDS = ("StudyInstanceUID", "FrameOfReferenceUID", "InstanceCreatorUID", "DeviceUID")
+SHORT = 16  # characters of a value of kind SH
+
+
+class Planted:
+    """The next planted word, over and over."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+
+    def __call__(self) -> str:
+        return f"{WORD}{next(self._numbers) % (COUNT - 1):02}"
+
+
+def dicom(path: Path, word: Planted, pixels: np.ndarray[Any, Any], place: int = 0, *, volume: bool = True) -> Path:
+    """One slice at ``place`` mm, or one picture that lies nowhere."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID = MRImageStorage if volume else SecondaryCaptureImageStorage
+    ds.SOPInstanceUID, ds.SeriesInstanceUID = f"{UID}.{abs(hash(path.name)) % 10**9}.{place}", f"{UID}.7"
+    ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "MR", 3, place + 1
+    for keyword in TEXTS:
+        setattr(ds, keyword, word())
+    for keyword in DATES:
+        setattr(ds, keyword, DATE)
+    for keyword in UIDS:
+        setattr(ds, keyword, f"{UID}.1")
+    inner = Dataset()
+    inner.PatientID, inner.TextValue, inner.PersonName, inner.UID = word(), word(), word(), f"{UID}.2"
+    outer = Dataset()
+    outer.OriginalAttributesSequence = Sequence([inner])
+    ds.RequestAttributesSequence = Sequence([outer])
+    block = ds.private_block(0x0011, word(), create=True)
+    block.add_new(0x01, "LO", word())
+    block.add_new(0x02, "UN", word().encode())
+    if volume:
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0.0, 0.0, float(place)], [1.0, 0, 0, 0, 1.0, 0]
+        ds.PixelSpacing = [1.0, 1.0]
+    ds.Rows, ds.Columns = pixels.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
+    ds.PixelData = pixels.astype(np.uint16).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+def nifti(path: Path, word: Planted, voxels: np.ndarray[Any, Any]) -> Path:
+    """With words in every text of the header, and in an extension."""
+    image = nib.Nifti1Image(voxels.astype(np.int16), np.eye(4))
+    for key in ("descrip", "aux_file", "db_name", "intent_name"):
+        image.header[key] = word().encode()
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", word().encode()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+    return path
+
+
+def png(path: Path, word: Planted, pixels: np.ndarray[Any, Any]) -> Path:
+    """With words in tEXt, zTXt, iTXt and Exif."""
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Author", word())
+    about.add_text(word(), word(), zip=True)
+    about.add_itxt("Comment", word(), zip=True)
+    exif = Image.Exif()
+    exif[0x010E], exif[0x013B], exif[0x9286] = word(), word(), word()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path, pnginfo=about, exif=exif)
+    return path
+
+
+def video(path: Path, word: Planted, frames: np.ndarray[Any, Any]) -> Path:
+    """With words in what the container says of itself."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        file.metadata["title"], file.metadata["artist"], file.metadata["comment"] = word(), word(), word()
+        stream = file.add_stream("mpeg4", rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame.astype(np.uint8), format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+def slide(path: Path, word: Planted, pixels: np.ndarray[Any, Any]) -> Path:
+    """With words in its ImageDescription, as scanners write them."""
+    told = f"Aperio Image Library|AppMag = 20|MPP = 0.5|Title = {word()}|User = {word()}|Filename = {word()}"
+    return tiff.write(path, [pixels.astype(np.uint8)], told=told.encode())
+
+
+def broken(path: Path) -> Path:
+    """The file with its second half gone."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def folder_of(kind: str, root: Path, items: int = 8) -> Path:
+    """A folder of ``items`` sound images of a kind and one that is broken, under planted names.
+
+    ``labels.csv`` names the sound ones, ``all.csv`` the broken one too.
+    """
+    word, rng = Planted(), np.random.default_rng(len(kind))
+    root.mkdir(parents=True)
+    rows: list[list[str]] = []
+    for i in range(items + 1):
+        where = root / f"{word()} {kind}" / f"{word()}^{i}"
+        files = list(_made(kind, where, word, rng))
+        if i == items:
+            broken(files[0])
+        rows.append([str(where.relative_to(root)), ("ill", "well")[i % 2], f"{WORD}38-{i}", word()])
+    for table, held in (("labels.csv", rows[:items]), ("all.csv", rows)):
+        with (root / table).open("w", newline="") as written:
+            csv.writer(written).writerows([["path", "label", "patient", "remark"], *held])
+    return root
+
+
+def _made(kind: str, where: Path, word: Planted, rng: np.random.Generator) -> Iterator[Path]:
+    """The files of one item, of which the first is the one to break."""
+    side = 24
+    if kind == "dicom":
+        slices = rng.integers(0, 900, (8, side, side))
+        files = [dicom(where / f"{word()}-{z}.dcm", word, plane, z) for z, plane in enumerate(slices)]
+        yield from files
+    elif kind == "nifti":
+        yield nifti(where / f"{word()}.nii.gz", word, rng.integers(0, 900, (side, side, 8)))
+    elif kind == "png":
+        yield png(where / f"{word()}.png", word, rng.integers(0, 255, (side, side, 3)))
+    elif kind == "still":
+        yield dicom(where / f"{word()}.dcm", word, rng.integers(0, 900, (side, side)), volume=False)
+    elif kind == "video":
+        yield video(where / f"{word()}.mp4", word, rng.integers(0, 255, (8, 32, 32, 3)))
+    else:
+        stained = rng.integers(90, 190, (96, 96, 3)) - np.array([0, 60, 0])
+        yield slide(where / f"{word()}.tif", word, stained)

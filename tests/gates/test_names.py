@@ -1,0 +1,260 @@
+"""No planted name, id, date, UID, header text, file or folder name reaches any output, whatever happens to the run."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gates.forked import REPOSITORY, Forks
+from tests.gates.planted import COUNT, USER, WORD, WORDS, folder_of
+from tests.gates.record import record
+from tests.gates.scan import hits, in_bytes
+from tests.gates.sizes import size
+
+FLAT: dict[str, dict[str, Any]] = {  # of each kind, how it is read as pictures of three channels
+    "png": {"name": "image", "colour": "rgb"},
+    "still": {"name": "image", "colour": "rgb", "intensity": {"name": "percentile"}},
+    "video": {"name": "video", "colour": "rgb", "frames": 2},
+    "slide": {"name": "slide", "tissue": 0.0},
+}
+DEEP: dict[str, dict[str, Any]] = {"dicom": {"name": "volume"}, "nifti": {"name": "volume"}}
+NEEDS = {"video": "av", "slide": "openslide"}
+FORMATS = ("torchscript", "onnx", "monai-bundle")
+
+
+def kinds(wanted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those for which there is a reader; the others are told."""
+    found = {}
+    for kind, how in wanted.items():
+        try:
+            __import__(NEEDS.get(kind, "csv"))
+        except (ImportError, OSError) as error:
+            print(f"skipped, for there is no reader: {kind} ({error})")
+            continue
+        found[kind] = how
+    return found
+
+
+class Life:
+    """What becomes of a run, from its first step to what is made of its encoder. All of it is written below ``place``.
+
+    root: of the images, which lie elsewhere.
+    """
+
+    def __init__(self, forks: Forks, place: Path, root: Path, data: dict[str, dict[str, Any]], **environ: str) -> None:
+        self.forks, self.place, self.root, self.data = forks, place, root, data
+        for name in ("tmp", "home", "work"):
+            (place / name).mkdir(parents=True)
+        own = {"TMPDIR": str(place / "tmp"), "HOME": str(place / "home"), "USER": USER, "LOGNAME": USER}
+        self.environ = {"VOLSSL_NAMES": "", "MPLCONFIGDIR": "", "COLUMNS": "10000", **own, **environ}
+        self.said, self.steps = place / "said.txt", 0
+        for kind in data:
+            folder_of(kind, root / kind)
+
+    def command(self, *arguments: str, code: int = 0, before: str = "", given: Any = None) -> None:
+        """Run it to its end, and check the code that it ends with."""
+        pid = self._start(*arguments, before=before, given=given)
+        found = self.forks.wait(pid)
+        assert found == code, (arguments, found, self.said.read_text()[-2000:])
+
+    def _start(self, *arguments: str, **how: Any) -> int:
+        with self.said.open("a") as file:
+            file.write(f"$ volssl {' '.join(arguments[:2])}\n")
+        return self.forks.start(arguments, cwd=self.place / "work", said=self.said, environ=self.environ, **how)
+
+    def stopped(self, config: str, by: signal.Signals) -> int:
+        """Train until some steps more are done, then send the signal; the code."""
+        log = self.place / "work/run/metrics.jsonl"
+        before = _lines(log)
+        pid = self._start("train", config)
+        while _lines(log) < before + 3:
+            time.sleep(0.01)
+            assert not _ended(pid), self.said.read_text()[-2000:]
+        os.killpg(pid, by)
+        return self.forks.wait(pid)
+
+    def write(self, name: str, config: dict[str, Any]) -> str:
+        """A configuration."""
+        (self.place / "work" / name).write_text(json.dumps(config))
+        return name
+
+    def parts(self, **more: Any) -> list[dict[str, Any]]:
+        return [{**how, "root": kind, **more} for kind, how in self.data.items()]
+
+    def run(self, output: str = "run", **more: Any) -> dict[str, Any]:
+        """A run that takes some seconds, on all kinds at once."""
+        flat = "png" in self.data
+        region = [16, 16] if flat else [8, 16, 16]
+        data = {"name": "mixture", "root": str(self.root), "region": region, "parts": self.parts(max_bad=0.5)}
+        return {
+            "output": output,
+            "data": data | {"cache": "cache"},
+            "views": {"size": region, "crop": [0.5, 1.0], "noise": [0.0, 0.1]},
+            "backbone": {"name": "resnet", "dims": len(region), "depth": 10, "stem": "small", "width": 4},
+            "method": {"name": "byol", "projector": [16, 8], "predictor": [16, 8]},
+            "optim": {"name": "sgd", "lr": 0.01},
+            "loop": {"steps": 40, "batch": 4, "chunk": 4, "save_every": 2, "tensorboard": True, "log_every": 1}
+            | {"workers": size(0, 2), "device": "cpu"},
+            **more,
+        }
+
+    def study(self, kind: str, table: str = "labels.csv") -> dict[str, Any]:
+        """An evaluation of the encoder on one kind."""
+        region = [16, 16] if "png" in self.data else [8, 16, 16]
+        data = {**self.data[kind], "root": str(self.root / kind / table), "region": region}
+        part = list(self.data).index(kind)
+        return {
+            "sets": {
+                "planted": {"data": data, "folds": 2, "encoders": {"mine": {"path": "run/encoder", "part": part}}}
+            },
+            "protocols": [{"name": "knn"}, {"name": "linear"}],
+            "bootstrap": 100,
+            "cache": "cache",
+            "device": "cpu",
+            "output": f"study-{kind}",
+        }
+
+    def all_of_it(self) -> None:
+        """Stopped, killed, resumed, evaluated, embedded, exported, failed."""
+        config = self.write("run.yaml", self.run())
+        assert self.stopped(config, signal.SIGTERM) == 143
+        assert self.stopped(config, signal.SIGKILL) == -signal.SIGKILL
+        self.command("train", config)
+        for kind in self.data:
+            self.command("evaluate", self.write(f"study-{kind}.yaml", self.study(kind)))
+            part = ["--part", str(list(self.data).index(kind))]
+            self.command("embed", "run/encoder", str(self.root / kind), "-o", f"{kind}.parquet", *part)
+            self.command("embed", "run/encoder", str(self.root / kind / "all.csv"), "-o", f"{kind}-all.parquet", *part)
+        for to in FORMATS:
+            code = 2 if to == "monai-bundle" and len(self.data) > 2 else 0
+            self.command("export", "run/encoder", "--to", to, code=code)
+        self.failures(config)
+
+    def failures(self, config: str) -> None:
+        """Whatever can be said of images that cannot be used, and faults of the program."""
+        self.command("train", self.write("bad.yaml", self.run("bad", nonsense=1)), code=2)
+        strict = self.run("strict")
+        strict["data"]["parts"] = self.parts(max_bad=0.0)
+        self.command("train", self.write("strict.yaml", strict), code=2)
+        for kind in self.data:
+            wrong = self.study(kind, "all.csv") | {"output": "wrong"}
+            self.command("evaluate", self.write("wrong.yaml", wrong), code=2)
+            leak = self.study(kind) | {"output": "leak"}
+            leak["sets"]["planted"]["target"] = {"name": "number", "column": "remark"}
+            self.command("evaluate", self.write("leak.yaml", leak), code=2)
+        fresh = self.write("fails.yaml", self.run("fails"))
+        before = f"{__name__}:break_something"
+        self.command("train", fresh, code=1, before=before, given=str(next(self.root.rglob("*.*"))))
+        self.command("check", config)
+
+
+def break_something(name: str) -> None:
+    """In the command: libraries that talk, and a fault of the program whose words hold a name, in every place."""
+    from volssl.data import cache
+    from volssl.data.loader import Loader
+
+    def talk(*_: Any) -> Any:
+        logging.getLogger("pydicom").warning("Invalid value %s", name)
+        logging.getLogger("nibabel.global").critical(name)
+        warnings.warn(f"cannot read {name}", UserWarning, stacklevel=1)
+
+        def fail() -> None:
+            raise ValueError(name)
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+        class Lost:
+            def __del__(self) -> None:
+                raise OSError(name)
+
+        Lost()
+        try:
+            fail()
+        except ValueError as error:
+            raise KeyError(name) from error
+
+    cache.CachedSource.__getitem__ = talk  # type: ignore[method-assign]
+    Loader.__iter__ = talk  # type: ignore[method-assign]
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _ended(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("wanted", [FLAT, DEEP], ids=["flat", "deep"])
+def test_no_planted_word_is_in_any_output(wanted: dict[str, dict[str, Any]], forks: Forks, tmp_path: Path) -> None:
+    """Forty words x every kind, and a life that has everything in it."""
+    life = Life(forks, tmp_path / "out", tmp_path / "images", kinds(wanted))
+    life.all_of_it()
+    found = hits(tmp_path / "out", (*WORDS, sys.prefix, str(REPOSITORY)))
+    files = sum(path.is_file() for path in (tmp_path / "out").rglob("*"))
+    record(
+        f"{COUNT} planted words x {', '.join(life.data)}",
+        f"{len(found)} hits in {files} files",
+        "0 hits; scanner 6/6",
+    )
+    assert not found, "\n".join(found[:20])
+    assert files > 30
+
+
+def test_where_names_are_shown_they_are_found(forks: Forks, tmp_path: Path) -> None:
+    """The twin: the same scan of the same life is not blind."""
+    life = Life(forks, tmp_path / "out", tmp_path / "images", {"png": FLAT["png"]}, VOLSSL_NAMES="1")
+    run: dict[str, Any] = life.run() | {
+        "data": {**FLAT["png"], "root": str(tmp_path / "images/png"), "max_bad": 0.5, "cache": "cache"}
+    }
+    run["loop"] |= {"steps": 4}
+    life.command("train", life.write("run.yaml", run))
+    life.command("embed", "run/encoder", str(life.root / "png"), "-o", "png.parquet")
+    found = hits(tmp_path / "out", WORDS)
+    assert any("said.txt" in hit for hit in found)
+    assert any("png.parquet: parquet > raw" in hit for hit in found)
+
+
+def packed(word: bytes) -> dict[str, bytes]:
+    """A word as it may lie in a file."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("array.npy", b"numbers" + word)
+    text = zlib.compress(b"Author" + word)
+    chunk = len(text).to_bytes(4, "big") + b"zTXt" + text + bytes(4)
+    png = b"\x89PNG\r\n\x1a\n" + chunk
+    return {
+        "raw": b"\xff\x00" + word + b"\xfe",
+        "utf-16": b"a" + word.decode().encode("utf-16-le") + word.decode().encode("utf-16-be"),
+        "hexadecimal": b"0x" + word.hex().encode(),
+        "base64": b" ".join(base64.b64encode(bytes(before) + word + b"x") for before in range(3)),
+        "zip and gzip": gzip.compress(archive.getvalue()),
+        "a picture in a page": b"<img src='data:image/png;base64," + base64.b64encode(png) + b"'>",
+    }
+
+
+def test_the_scanner_finds_what_was_planted_for_it() -> None:
+    word = f"{WORD}12"
+    found = {how: in_bytes(content, (WORD,)) for how, content in packed(word.encode()).items()}
+    assert all(found.values()), found
+    assert not any(in_bytes(content, (WORD,)) for content in packed(b"sound asleep").values())
+    for before in range(3):
+        assert in_bytes(base64.b64encode(bytes(before) + word.encode() + b"x"), (WORD,)) == ["base64"]
+    record("the scanner of planted words", f"{sum(map(bool, found.values()))}/{len(found)} encodings", "6/6")

@@ -1,0 +1,98 @@
+"""What a process does is watched: programs it starts, what it connects to and loads, and where it writes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STARTS = {
+    "os.system",
+    "subprocess.Popen",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "pty.spawn",
+}
+REACHES = {
+    "socket.connect",
+    "socket.bind",
+    "urllib.Request",
+    "webbrowser.open",
+    "ctypes.dlopen",
+    "os.kill",
+    "signal.alarm",
+}
+CHANGES = {
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+}
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+OWN = (
+    "volssl.",
+    "functools",
+    "pathlib",
+    "collections",
+    "torch",
+    "numpy",
+    "monai",
+)  # what this package pickles of itself
+ANYWHERE = ("/dev/null", "/dev/shm", "/proc/self", "/tmp/torchinductor")
+
+
+def watch(given: Mapping[str, Any]) -> None:
+    """Append a line to ``given["log"]`` for everything outside ``given["allowed"]``, or that nobody asked for.
+
+    An audit hook cannot be taken back, so this is for a process of its own.
+    """
+    if given.get("memory"):
+        here = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (here + given["memory"],) * 2)
+    log = os.open(given["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    allowed = tuple(os.path.realpath(one) for one in given["allowed"])
+
+    def tell(event: str, *what: object) -> None:
+        os.write(log, f"{event} {what}\n".encode(errors="backslashreplace"))
+
+    def outside(path: object) -> bool:
+        if not isinstance(path, str | bytes | os.PathLike):
+            return False  # a descriptor, which was opened before
+        text = os.fsdecode(path)
+        real = os.path.realpath(text)
+        return not any(real == one or real.startswith(one + "/") for one in (*allowed, *ANYWHERE))
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event in STARTS or event in REACHES:
+            if event != "ctypes.dlopen" or args[0] not in (None, ""):
+                tell(event, *args[:2])
+        elif event == "open":
+            path, mode, flags = args
+            writes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool(flags & WRITES)
+            if writes and outside(path):
+                tell(event, path, mode)
+        elif event in CHANGES:
+            paths = args[:2] if event in ("os.rename", "os.link", "os.symlink") else args[:1]
+            for path in paths:
+                if outside(path):
+                    tell(event, path)
+        elif event == "pickle.find_class" and not str(args[0]).startswith(OWN):
+            tell(event, *args)
+
+    sys.addaudithook(hook)
+
+
+def told(log: Path) -> list[str]:
+    """The lines."""
+    return log.read_text().splitlines() if log.exists() else []
