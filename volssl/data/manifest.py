@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from volssl.data.preflight import check_regular
 from volssl.errors import DataError
+from volssl.names import LENGTH, identifier
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,13 +25,12 @@ SUFFIX = ".parquet"
 ABOUT = "volssl"  # under which the file's metadata has what it says of itself
 KINDS = ("volume", "image", "video", "slide", "stack")  # the data.name that reads an item
 OK, LEFT_OUT = "ok", "left out"
-DIGITS = 16  # hexadecimal, of a keyed id
 ROWS = 4096  # of a row group
 BATCH = 1024  # rows that are looked at together
 WIDEST = 2**31  # bytes that a group of rows may take, uncompressed
 AGAIN = "run volssl index again"
 
-_ID, _SHA = re.compile(f"[0-9a-f]{{{DIGITS}}}"), re.compile("[0-9a-f]{64}")
+_ID, _SHA = re.compile(f"[0-9a-f]{{{LENGTH}}}"), re.compile("[0-9a-f]{64}")
 _FORMATS = {"dicom", "nifti", "npy", "images", "slide", "video"}
 _TEXTS = (
     *("id", "status", "reason", "kind", "format", "modality", "sequence", "orientation", "plane", "sha256"),
@@ -60,7 +59,7 @@ class Ids:
 
     def __call__(self, kind: str, text: str) -> str:
         """HMAC-SHA-256 of what is called ``text`` among its kind; the text never leaves."""
-        return hmac.digest(self.key, os.fsencode(f"{kind}\0{text}"), "sha256").hex()[:DIGITS]
+        return identifier(self.key, text, kind)
 
 
 def below(roots: int, number: int, path: str) -> str:
@@ -201,8 +200,8 @@ def _fault(row: dict[str, Any]) -> str:
         and all(n is not None and n >= 0 for n in frames)
         and all(n < len(files) for n in frames[::2]),
         "patient": row["patient"] is None or _ID.fullmatch(row["patient"]),
-        "modality": len(row["modality"] or "") <= DIGITS,
-        "sequence": len(row["sequence"] or "") <= 2 * DIGITS,
+        "modality": len(row["modality"] or "") <= LENGTH,
+        "sequence": len(row["sequence"] or "") <= 2 * LENGTH,
         "times": row["times"] is None or row["times"] > 0,
     }
     return next((name for name, good in sound.items() if not good), "")
