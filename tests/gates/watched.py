@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -45,6 +46,7 @@ def watched(works: Sequence[Work], limit: float) -> Iterator[Outcome]:
 
 
 def _work(works: Sequence[Work], said: int) -> None:
+    faulthandler.disable()  # whoever crashes here was meant to, or is told of
     try:
         for work in works:
             before, start = _peak(), time.monotonic()
