@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from volssl import names
 from volssl.data.index_row import Row
 from volssl.data.index_summary import Summary
 from volssl.data.index_work import Indexing
@@ -37,9 +38,10 @@ def index(roots: Sequence[Path], out: Path, *, workers: int = 0, report: Report 
         DataError: ``key``, or ``empty`` where there is nothing to list.
         RunError: ``out`` cannot be written.
     """
-    roots = [Path(os.path.abspath(root)) for root in roots]
+    roots = [Path(names.typed(os.path.abspath(root))) for root in roots]
     _check(roots, out)
     ids, journal_path = Ids(key_at(key_path(out))), out.with_name(out.name + ".journal")
+    names.use(ids.key)  # messages and manifest call a file the same
     own = frozenset(Path(os.path.abspath(path)) for path in (out, key_path(out), journal_path))
     journal = Journal(journal_path, ids.key)
     summary = Summary()

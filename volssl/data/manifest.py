@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from volssl.data.preflight import check_regular
 from volssl.errors import DataError
-from volssl.names import LENGTH, identifier
+from volssl.names import LENGTH, identifier, typed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -153,7 +153,7 @@ def open_manifest(path: Path) -> Manifest:
         values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
         if any(group.total_byte_size > WIDEST for group in groups) or values > 64 * size:
             raise DataError("manifest", f"{size} bytes claim to hold {values} values: {AGAIN}", str(path))
-        roots = tuple(_root(root) for root in told["roots"])
+        roots = tuple(Path(typed(_root(root))) for root in told["roots"])  # the user wrote them then
         if not roots:
             raise ValueError("no roots")
     return Manifest(path, roots, str(told["seal"]), file)
