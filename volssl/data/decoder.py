@@ -156,8 +156,15 @@ def _slide_close(_: str, token: str) -> Arrays:
     return iter(())
 
 
+def _manifest(path: str, rows: bool) -> Arrays:
+    from volssl.data.manifest_file import contents
+
+    return contents(Path(path), rows)
+
+
 JOBS: dict[str, Callable[..., Arrays]] = {
     "dicom": _dicom,
+    "manifest": _manifest,
     "picture": _picture,
     "video": _video,
     "video_clip": _video_clip,

@@ -9,16 +9,17 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from volssl.data.child import decode
 from volssl.data.preflight import check_regular
-from volssl.errors import DataError
+from volssl.errors import DataError, RunError
 from volssl.names import LENGTH, identifier, typed
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 FORMAT = 1  # raise it when the columns, or what they mean, change
 SUFFIX = ".parquet"
@@ -105,7 +106,6 @@ class Manifest:
     path: Path
     roots: tuple[Path, ...]
     seal: str
-    _file: pq.ParquetFile
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every row, checked, a batch at a time.
@@ -113,19 +113,15 @@ class Manifest:
         Raises:
             DataError: ``manifest``: it is damaged, which may show only at the end, or no manifest after all.
         """
-        batches, seal = self._file.iter_batches(BATCH), Seal()
-        while True:
+        seal = Seal()
+        for rows in islice(_contents(self.path, rows=True), 1, None):
             with _refusing(self.path):
-                batch = next(batches, None)
-                rows = batch.to_pylist() if batch is not None else []
                 seal.add(rows)
-                if batch is None and str(seal) != self.seal:
-                    raise DataError("manifest", f"damaged: {AGAIN}", str(self.path))
                 if faulty := next((name for row in rows if (name := _fault(row))), None):
                     raise DataError("manifest", f"a row has an impossible {faulty}: {AGAIN}", str(self.path))
-            if batch is None:
-                return
             yield from rows
+        if str(seal) != self.seal:
+            raise DataError("manifest", f"damaged: {AGAIN}", str(self.path))
 
     def usable(self, kind: str) -> Iterator[dict[str, Any]]:
         """The rows of items of a kind."""
@@ -138,25 +134,13 @@ def open_manifest(path: Path) -> Manifest:
     Raises:
         DataError: ``manifest``: no Parquet file, or not one that ``volssl index`` of this version wrote.
     """
-    import pyarrow.parquet as pq
-
-    size = check_regular(path)
+    check_regular(path)
     with _refusing(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-        found, held = file.schema_arrow, file.metadata
-        if ABOUT.encode() not in (held.metadata or {}):
-            raise DataError("manifest", "a Parquet file, but no manifest: volssl index writes one", str(path))
-        told = json.loads(held.metadata[ABOUT.encode()])
-        if told.get("format") != FORMAT or not found.remove_metadata().equals(schema()):
-            raise DataError("manifest", f"of another version of volssl: {AGAIN}", str(path))
-        groups = [held.row_group(i) for i in range(held.num_row_groups)]
-        values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
-        if any(group.total_byte_size > WIDEST for group in groups) or values > 64 * size:
-            raise DataError("manifest", f"{size} bytes claim to hold {values} values: {AGAIN}", str(path))
+        (told,) = _contents(path, rows=False)
         roots = tuple(Path(typed(_root(root))) for root in told["roots"])  # the user wrote them then
         if not roots:
             raise ValueError("no roots")
-    return Manifest(path, roots, str(told["seal"]), file)
+        return Manifest(path, roots, str(told["seal"]))
 
 
 def count(path: Path, kind: str) -> tuple[int, int]:
@@ -169,11 +153,27 @@ def count(path: Path, kind: str) -> tuple[int, int]:
     return len(times), sum(times)
 
 
+def _contents(path: Path, *, rows: bool) -> Iterator[Any]:
+    """What ``manifest_file.contents`` gives, read by a process that may die of it."""
+    arrays = decode("manifest", path, rows)
+    while True:
+        with _refusing(path):
+            array = next(arrays, None)
+            told = None if array is None else json.loads(array.tobytes())
+        if told is None:
+            return
+        yield told
+
+
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
-    except DataError:
+    except DataError as error:
+        if error.code in ("manifest", "not_a_file", "missing", "permission", "timeout"):
+            raise
+        raise DataError("manifest", f"cannot be read ({error.code}): {AGAIN}", str(path)) from None
+    except RunError:
         raise
     except Exception:  # whatever a reader of damaged files throws; its words are not ours
         raise DataError("manifest", f"cannot be read: {AGAIN}", str(path)) from None
