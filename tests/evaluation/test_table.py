@@ -137,6 +137,18 @@ def test_items_that_could_not_be_read_just_miss(tmp_path: Path) -> None:
     assert found.patients.tolist() == ["who k", "item 1", "who k"]
 
 
+def test_a_group_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    """A typo would deal one patient's items to both sides; a column that may be meant is named where none is asked."""
+    text = "path,label,subject\na,0,k\nb,1,k\nc,0,l\nd,1,l\n"
+    assert "labels.csv has no column subjct: did you mean subject?" in fault(tmp_path, text, group="subjct")
+    assert "labels.csv has no column patient: there is path" in fault(tmp_path, text, group="patient")
+    meant = table(tmp_path, text.replace("subject", "patient_id")).notes[0]
+    assert meant.endswith("a patient of its own (if patient_id says whose an item is, write group: patient_id)")
+    assert len(set(table(tmp_path, text, group="subject").patients.tolist())) == 2
+    with pytest.raises(DataError, match=r"an \.npz names no patients: leave group \(subject\) out"):
+        of_archive(archive(tmp_path), group="subject")
+
+
 def test_a_split_that_nobody_asks_for_is_told(tmp_path: Path) -> None:
     text = "path,label,split\na,0,train\nb,1,test\nc,0,dev\nd,1,\n"
     assert table(tmp_path, text).notes[-1] == "2 items are of no split that train or test names"

@@ -106,7 +106,7 @@ class LabelledSet:
     def identity(self, card: Card) -> Identity:
         """What tells its items from others, patients of the table included."""
         named = self.table.patients if self.table.has_patients else ()
-        prefix = f"{self.config.group} "
+        prefix = f"{self.config.whose} "
         told = {int(row): str(name).removeprefix(prefix) for row, name in zip(self.rows, named, strict=False)}
         known = {row: name for row, name in told.items() if not name.startswith("item ")}
         return identify(self.source(card), patients=known)

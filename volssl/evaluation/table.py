@@ -99,10 +99,14 @@ class _Table:
     def column(self, name: str) -> list[str]:
         """Its values in the order of the rows."""
         if name not in self.names:
-            near = difflib.get_close_matches(name, self.names, 1, 0.6)
-            meant = f"did you mean {near[0]}?" if near else f"there is {', '.join(self.names)}"
+            near = self.near(name)
+            meant = f"did you mean {near}?" if near else f"there is {', '.join(self.names)}"
             raise DataError("labels", f"{self.path.name} has no column {name}: {meant}", self.where)
         return [line[name] for line in self.lines]
+
+    def near(self, name: str) -> str | None:
+        """The column that is called most like it, if any is."""
+        return next(iter(difflib.get_close_matches(name, self.names, 1, 0.6)), None)
 
     def at(self, name: str, rows: Ints) -> list[str]:
         """Its values at some rows."""
@@ -173,16 +177,18 @@ def _require_masks(masks: Sequence[Path], where: str) -> None:
 
 def _patients(config: SetConfig, table: _Table, rows: Ints, notes: list[str]) -> tuple[NDArray[np.str_], bool]:
     """Items of one row, such as the slices of a volume, are one patient's in any case."""
-    alone = [f"item {row}" for row in rows]
-    if config.group not in table.names:
-        notes.append(f"no column {config.group}: each row is taken as a patient of its own")
+    alone, whose = [f"item {row}" for row in rows], config.whose
+    if config.group is None and whose not in table.names:
+        near = table.near(whose)
+        meant = f" (if {near} says whose an item is, write group: {near})" if near else ""
+        notes.append(f"no column {whose}: each row is taken as a patient of its own{meant}")
         return np.array(alone), False
-    given = table.at(config.group, rows)
+    given = table.at(whose, rows)
     nobody = [name.lower() in UNKNOWN for name in given]
     if any(nobody):
-        notes.append(f"{sum(nobody)} items name no {config.group}: each row is taken as one of its own")
+        notes.append(f"{sum(nobody)} items name no {whose}: each row is taken as one of its own")
     each = zip(given, nobody, alone, strict=True)
-    return np.array([own if unnamed else f"{config.group} {name}" for name, unnamed, own in each]), True
+    return np.array([own if unnamed else f"{whose} {name}" for name, unnamed, own in each]), True
 
 
 def _split(config: SetConfig, table: _Table, rows: Ints, where: str, notes: list[str]) -> NDArray[np.str_] | None:
@@ -208,6 +214,8 @@ def _require_sides(config: SetConfig, split: NDArray[np.str_], where: str) -> No
 
 def _of_archive(config: SetConfig, source: PreparedSource, root: Path, where: str) -> Rows:
     """Its rows are called ``split/number``."""
+    if config.group is not None:
+        raise DataError("labels", f"an .npz names no patients: leave group ({config.group}) out", where)
     split, number = zip(*(name.split("/") for name in source.ids), strict=True)
     labels: Mapping[str, NDArray[np.int64]] = {name: labels_of(root, name) for name in dict.fromkeys(split)}
     if len({held.shape[1] for held in labels.values()}) > 1:

@@ -45,11 +45,16 @@ def markdown(findings: Findings) -> str:
         ruled = [head, ["---"] * len(head), *lines]
         table = "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in ruled)
         parts += [f"{block.data}: {block.title}", table, *_sentences(block)]
-    return "\n\n".join([*parts, *findings.notes, CAPTION]) + "\n"
+    return "\n\n".join([*parts, *_notes(findings), CAPTION]) + "\n"
 
 
 def _about(data: str, line: str) -> str:
     return f"{data}: {line}" if data else line
+
+
+def _notes(findings: Findings) -> list[str]:
+    """Of all, then those of each data set's card."""
+    return [*findings.notes, *(f"{card.name}: {note}" for card in findings.sets for note in card.notes)]
 
 
 def _line(block: Block, name: str) -> list[str]:
@@ -79,7 +84,7 @@ def show(findings: Findings, console: Console) -> None:
         for sentence in _sentences(block):
             console.print(Text(sentence))
     console.print()
-    for line in (*findings.notes, CAPTION):
+    for line in (*_notes(findings), CAPTION):
         console.print(Text(line, style="dim"))
 
 
