@@ -88,6 +88,28 @@ def test_classes_are_numbered_as_elsewhere(labels: str, names: Any, expected: li
     assert door == expected
 
 
+def test_grades_in_words_have_the_order_that_they_are_given(tmp_path: Path) -> None:
+    """Not the alphabet's, in which mild comes before none; numbers have their own, other names none."""
+    text = "path,label\na,severe\nb,none\nc,mild\nd,NA\n"
+    plain = table(tmp_path, text).target
+    assert plain is not None
+    assert (plain.names, plain.ordered) == (("mild", "none", "severe"), False)
+    found = table(tmp_path, text, target=ClassesConfig(order=("none", "mild", "severe"))).target
+    assert found is not None
+    assert (found.names, found.values.tolist(), found.ordered) == (("none", "mild", "severe"), [2, 0, 1], True)
+    numbers = table(tmp_path, "path,label\na,0\nb,2\nc,10\nd,NA\n").target
+    assert numbers is not None
+    assert numbers.ordered
+    for order, says in (
+        (("none", "mild"), "target.order none, mild lacks severe, which label holds: give it its place"),
+        (("none", "mild", "sever", "severe"), "names sever, which no row is, or twice: label holds mild, none, severe"),
+        (("none", "mild", "severe", "mild"), "names mild, which no row is, or twice"),
+    ):
+        assert says in fault(tmp_path, text, target=ClassesConfig(order=order))
+    with pytest.raises(DataError, match=r"an \.npz numbers its classes: leave target\.order out"):
+        of_archive(archive(tmp_path), target=ClassesConfig(order=("0", "1")))
+
+
 def test_labels_that_may_hold_together(tmp_path: Path) -> None:
     """1, 1.0, true are 1; 0, 0.0, False 0; empty, NA, -1 unknown. A row of which nothing is known is left out."""
     text = "path,effusion,mass\na,1,0\nb,True,\nc,0.0,-1\nd,NA,nan\n"

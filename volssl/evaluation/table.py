@@ -148,11 +148,32 @@ def _answers(config: SetConfig, table: _Table, rows: Ints) -> tuple[Target | Non
         each = [table.parsed(name, _presence, "0, 1 or empty") for name in wanted.columns]
         values = np.array(each, dtype=np.int64).T[rows]
         return Target("labels", values, wanted.columns), (), np.any(values >= 0, axis=1)
+    target = _classes(wanted, table).at(rows)
+    return target, (), target.values >= 0
+
+
+def _classes(wanted: ClassesConfig, table: _Table) -> Target:
+    """Of every row of the table, -1 where it is unknown; in the order of ``wanted.order``, of numbers, or of names."""
     written = table.column(wanted.column)
     index = classes(written)
     names = {number: label for label, number in reversed(index.items()) if number >= 0}
-    y = np.array([index[label] for label in written], dtype=np.int64)[rows]
-    return Target("classes", y, tuple(names[k] for k in range(len(names)))), (), y >= 0
+    if wanted.order:
+        _require_all(wanted.order, [names[k] for k in range(len(names))], table, wanted.column)
+        index |= {label: wanted.order.index(label) for label in wanted.order}
+        names = dict(enumerate(wanted.order))
+    y = np.array([index[label] for label in written], dtype=np.int64)
+    ordered = bool(wanted.order) or all(_number(name) is not None for name in names.values())
+    return Target("classes", y, tuple(names[k] for k in range(len(names))), ordered)
+
+
+def _require_all(order: Sequence[str], names: Sequence[str], table: _Table, column: str) -> None:
+    """The order holds each class once and nothing else."""
+    said = f"target.order {', '.join(order)}"
+    if lost := [name for name in names if name not in order]:
+        raise DataError("labels", f"{said} lacks {lost[0]}, which {column} holds: give it its place", table.where)
+    if idle := [name for i, name in enumerate(order) if name not in names or name in order[:i]]:
+        what = f"{said} names {idle[0]}, which no row is, or twice"
+        raise DataError("labels", f"{what}: {column} holds {', '.join(names)}", table.where)
 
 
 def _number(text: str) -> float | None:
@@ -247,7 +268,9 @@ def _archived(config: SetConfig, held: NDArray[np.int64], where: str) -> tuple[T
         values, index = np.unique(held[known, column], return_inverse=True)
         y = np.full(len(held), -1)
         y[known] = index
-        return Target("classes", y, tuple(str(value) for value in values)), known
+        if wanted.order:
+            raise DataError("labels", "an .npz numbers its classes: leave target.order out", where)
+        return Target("classes", y, tuple(str(value) for value in values), ordered=True), known
     if isinstance(wanted, NumberConfig):
         return Target("number", held[:, column].astype(np.float64), (wanted.column,)), np.full(len(held), True)
     raise DataError("labels", "an .npz has no masks: use a labels.csv of volumes", where)
