@@ -190,8 +190,7 @@ class SetConfig(Schema):
     encoders: dict[str, EncoderConfig] = Field(default_factory=dict)
 
     @property
-    def whose(self) -> str:
-        """The column that says whose an item is."""
+    def whose(self) -> str:  # the column that says whose an item is
         return self.group or "patient"
 
 

@@ -145,7 +145,10 @@ class Pictured:
 
 @dataclass(frozen=True, slots=True)
 class SetCard:
-    """A data set in words and numbers, for the data card. counts: of classes or labels, or mean and sd of a number."""
+    """A data set in words and numbers, for the data card.
+
+    counts: of classes or labels, or mean and sd of a number. tested: ``statistics.patients_tested``, where it is known.
+    """
 
     name: str
     what: str
@@ -157,6 +160,7 @@ class SetCard:
     counts: Mapping[str, float]
     left_out: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    tested: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from volssl.evaluation.contestants import Contestant, source_config
 from volssl.evaluation.findings import SetCard
 from volssl.evaluation.metrics import METRICS
 from volssl.evaluation.splits import budget_note, check_sides, choose, folds_of, require_disjoint
-from volssl.evaluation.statistics import Resamples, bootstrap_of
+from volssl.evaluation.statistics import Resamples, bootstrap_of, patients_tested
 from volssl.evaluation.table import Rows, read_targets
 from volssl.evaluation.target import Ints, Target
 
@@ -125,6 +125,7 @@ class LabelledSet:
             counts=_counts(self.target),
             left_out=tuple(str(error) for error in source.bad),
             notes=self.notes,
+            tested=patients_tested(self.target.at(self.test), self.table.patients[self.test]),
         )
 
 

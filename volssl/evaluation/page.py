@@ -57,7 +57,8 @@ POINTS = 200  # of a curve
 LISTED = 20  # of what a data card leaves out
 SUMMARY = (
     "Means over seeds with 95 % intervals over resampled test patients; columns are label budgets and, in brackets, "
-    "the labels used. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within noise."
+    "the labels used. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within noise, "
+    "? too few test patients to tell."
 )
 
 

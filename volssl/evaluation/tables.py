@@ -12,6 +12,7 @@ from rich.text import Text
 from volssl.evaluation.findings import Findings
 from volssl.evaluation.standings import (
     BETTER,
+    FEW,
     NOISE,
     WORSE,
     Block,
@@ -25,11 +26,11 @@ from volssl.evaluation.standings import (
     with_interval,
 )
 
-SIGNS = {BETTER: "▲", WORSE: "▼", NOISE: "≈"}
+SIGNS = {BETTER: "▲", WORSE: "▼", NOISE: "≈", FEW: "?"}
 CAPTION = (
     "Means over seeds; in brackets the 95 % interval over resampled test patients. The best of a column is bold, the "
     "best floor has a †. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within "
-    "noise."
+    "noise, ? too few test patients to tell."
 )
 CELL, LONGEST = 15, 24  # characters of a column of numbers; of a name
 
