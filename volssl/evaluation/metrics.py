@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from volssl.evaluation.ranking import one_vs_rest, ratio, running
@@ -15,6 +17,11 @@ METRICS: dict[Kind, tuple[str, ...]] = {  # the first decides
     "classes": (*_CALLS, "brier", "calibration_error"),
     "labels": (*_CALLS, "brier", "calibration_error"),
     "number": ("r2", "mae", "rmse", "pearson", "spearman"),
+}
+RANGE: dict[Kind, tuple[float, float]] = {  # of the one that decides
+    "classes": (0.0, 1.0),
+    "labels": (0.0, 1.0),
+    "number": (-math.inf, 1.0),
 }
 
 
