@@ -263,10 +263,13 @@ def test_a_patient_on_both_sides_is_found(tmp_path: Path, cohort: Path) -> None:
         (["encoders.mine=nowhere"], "nowhere"),
         (["sets.s.data={name: volume, root: x, region: [4, 4, 4]}"], "2D"),
         (["protocols=[{name: linaer}]"], "linear"),
+        (["protocols={name: knn}"], "protocols: write a list, such as [{name: knn}]"),
+        (["protocols=knn"], "protocols: write a list, such as [{name: knn}] (got 'knn')"),
+        (["protocls=[{name: knn}]"], "protocls: no such key: did you mean protocols?"),
         (["sets.s.test=[valid]"], "valid"),
         (["fractions=[]"], "per_class"),
     ],
-    ids=["column", "encoder", "dims", "protocol", "split", "budget"],
+    ids=["column", "encoder", "dims", "protocol", "mapping", "word", "key", "split", "budget"],
 )
 def test_other_faults_are_one_line(tmp_path: Path, cohort: Path, overrides: list[str], told: str) -> None:
     assert told in refused(written(tmp_path, cohort), *overrides)

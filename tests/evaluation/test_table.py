@@ -110,6 +110,14 @@ def test_grades_in_words_have_the_order_that_they_are_given(tmp_path: Path) -> N
         of_archive(archive(tmp_path), target=ClassesConfig(order=("0", "1")))
 
 
+def test_labels_of_minus_one_and_one_are_told_apart_from_missing_ones(tmp_path: Path) -> None:
+    """Below zero is unknown: where that leaves one class, the message says whom it left out."""
+    told = "all 2 labelled rows are 1, and 2 below zero are left out as unknown: write 0 for what is absent, not -1"
+    assert told in fault(tmp_path, "path,label\na,1\nb,-1\nc,1\nd,-1.0\n")
+    note = "2 items without an answer are left out (1 of them have a label below zero, which stands for unknown)"
+    assert table(tmp_path, "path,label\na,1\nb,-1\nc,0\nd,\n").notes[0] == note
+
+
 def test_labels_that_may_hold_together(tmp_path: Path) -> None:
     """1, 1.0, true are 1; 0, 0.0, False 0; empty, NA, -1 unknown. A row of which nothing is known is left out."""
     text = "path,effusion,mass\na,1,0\nb,True,\nc,0.0,-1\nd,NA,nan\n"

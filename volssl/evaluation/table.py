@@ -67,7 +67,11 @@ def read_targets(config: SetConfig, source: PreparedSource, where: str) -> Rows:
     rows = np.flatnonzero(known)
     if not len(rows):
         raise DataError("labels", f"no row of {root.name} says what its item is: fill the column in", where)
-    notes = [_left_out(len(known) - len(rows))] if len(rows) < len(known) else []
+    below = _below_zero(config, table, of_item[~known])
+    if below and target is not None and len(np.unique(target.values[rows])) == 1:
+        what = f"all {len(rows)} labelled rows are {target.names[target.values[rows[0]]]}, and {below} below zero"
+        raise DataError("labels", f"{what} are left out as unknown: write 0 for what is absent, not -1", where)
+    notes = [_left_out(len(known) - len(rows), below)] if len(rows) < len(known) else []
     patients, has_patients = _patients(config, table, of_item[rows], notes)
     split = _split(config, table, of_item[rows], where, notes)
     return Rows(
@@ -176,6 +180,13 @@ def _require_all(order: Sequence[str], names: Sequence[str], table: _Table, colu
         raise DataError("labels", f"{what}: {column} holds {', '.join(names)}", table.where)
 
 
+def _below_zero(config: SetConfig, table: _Table, rows: Ints) -> int:
+    """How many of these rows, whose class is unknown, have a number below zero."""
+    if not isinstance(config.target, ClassesConfig):
+        return 0
+    return sum((_number(label) or 0) < 0 for label in table.at(config.target.column, rows))
+
+
 def _number(text: str) -> float | None:
     if text.lower() in UNKNOWN:
         return math.nan
@@ -276,5 +287,6 @@ def _archived(config: SetConfig, held: NDArray[np.int64], where: str) -> tuple[T
     raise DataError("labels", "an .npz has no masks: use a labels.csv of volumes", where)
 
 
-def _left_out(count: int) -> str:
-    return f"{count} items without an answer are left out"
+def _left_out(count: int, below: int = 0) -> str:
+    negative = f" ({below} of them have a label below zero, which stands for unknown)" if below else ""
+    return f"{count} items without an answer are left out{negative}"
