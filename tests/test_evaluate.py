@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from contextlib import redirect_stderr
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
@@ -168,6 +170,37 @@ def test_everything_at_once(tmp_path: Path, cohort: Path) -> None:
     assert clean["mine", "linear"] == pytest.approx(found["mine", "linear", "100 %"])
     assert len(content["savings"]) == 2
     assert sum(content["fusions"][0]["weights"].values()) == pytest.approx(1)
+
+
+def test_masks_are_outlined_in_the_report(tmp_path: Path) -> None:
+    """A bright block in each of six volumes, by a probe of the voxels of an encoder without weights."""
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        one = np.zeros((8, 8, 8), np.uint8)
+        one[2:6, 2:6, 2 : 5 + i % 2] = 1
+        for name, voxels in (("v", (rng.normal(size=one.shape) + 6 * one).astype(np.float32)), ("m", one)):
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{name}{i}.nii")
+    sides = ["train"] * 4 + ["test"] * 2
+    columns = {"path": [f"v{i}.nii" for i in range(6)], "mask": [f"m{i}.nii" for i in range(6)], "split": sides}
+    table(tmp_path / "labels.csv", columns)
+    data = {"name": "volume", "root": str(tmp_path / "labels.csv"), "region": [8, 8, 8]}
+    backbone = {"name": "resnet", "dims": 3, "depth": 10, "stem": "small", "width": 4}
+    content = {
+        "output": str(tmp_path / "out"),
+        "sets": {"s": {"data": data, "target": {"name": "masks", "classes": ["cube"]}}},
+        "encoders": {"plain": {"backbone": backbone}},
+        "protocols": [{"name": "voxels", "voxels": 100}],
+        "bootstrap": 100,
+        "cache": str(tmp_path / "cache"),
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(content))
+    run.evaluate(load_evaluation(tmp_path / "evaluate.yaml"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Segmentations" in page
+    told = [float(score) for score in re.findall(r'alt="v[45].nii, Dice ([0-9.]+)"', page)]
+    assert len(told) == 2
+    mean = scores(tmp_path, "dice")["plain", "voxels", "100 %"]
+    assert sum(told) / 2 == pytest.approx(mean, abs=0.01)
 
 
 def refused(config: Path, *overrides: str) -> str:

@@ -223,6 +223,14 @@ def test_scores_of_evaluations_during_the_run_are_drawn(tmp_path: Path) -> None:
     assert "Scores while it trained" not in page_of(small, tmp_path)
 
 
+def test_masks_are_shown_with_their_outlines(folder: Path) -> None:
+    reader = Reader((folder / "report.html").read_text(encoding="utf-8"))
+    shown = [a["alt"] for tag, a in reader.tags if tag == "img" and "Dice" in (a["alt"] or "")]
+    assert shown == [f"masks/{i:02d}.nii.gz, Dice 0.8{i}" for i in range(6)]
+    start = reader.headings.index((2, "masks"))
+    assert (3, "Segmentations") in reader.headings[start:]
+
+
 def test_what_was_not_found_has_no_section(tmp_path: Path) -> None:
     scores = tuple(s for s in SMALL.scores if s.data == "masks" and s.budget == "100 %")
     headings = Reader(page_of(Findings("t", {}, (), {}, scores, ()), tmp_path)).headings

@@ -151,12 +151,13 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Strips:
-    """Rows of pictures under one title, and the picture that they are about."""
+    """Rows of pictures under one title, and the picture that they are about. large: twice as wide."""
 
     kind: ClassVar[str] = "strips"
     title: str
     lead: Picture | None
     strips: tuple[Strip, ...]
+    large: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,8 @@ class Pictured:
 
     target, groups, predicted: of the M test rows, by protocol. features: (M, D). ids: what they are called.
     thumbnails: (M, rows, columns[, 3]) uint8 or None for a row that is not drawn. views: views of some items as the
-    model sees them, (items, views, rows, columns[, 3]) uint8.
+    model sees them, (items, views, rows, columns[, 3]) uint8. outlines: of masks, and then there are no features and
+    nothing predicted: (M, rows, columns, 3) uint8.
     """
 
     data: str
@@ -141,6 +142,7 @@ class Pictured:
     ids: tuple[str, ...]
     thumbnails: Any = None
     views: Any = None
+    outlines: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ def set_chapter(
         *set_features.embedding_map(drawing),
         *set_features.neighbours(drawing),
         *set_features.views(drawing),
+        *set_features.outlines(drawing),
         *_robustness(drawing),
         *_convergence(drawing),
         *_fusion(drawing),

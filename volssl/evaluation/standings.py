@@ -158,7 +158,7 @@ def answer(findings: Findings) -> tuple[tuple[str, str], ...]:
         by_set.setdefault(block.data, []).append(block)
     leaders = {data: leader for data, found in by_set.items() if (leader := _leader(found))}
     if not leaders:
-        return (("", "No encoder was evaluated beside the floors."),)
+        return (("", "No encoder was evaluated beside the floors."), *_too_few(findings))
     lines = [("", _headline(leaders)), *((data, _line(*leader)) for data, leader in leaders.items())]
     return (*lines, *_too_few(findings), *(("", line) for line in _caution(findings)))
 
