@@ -229,7 +229,7 @@ def _history(path: Path) -> tuple[dict[str, float], ...]:
     lines = path.read_text(encoding="utf-8").splitlines()
     found = []
     for i, text in enumerate(lines):
-        if i % max(1, len(lines) // LINES) and not any(f'"{name}.' in text for name in EVALUATIONS):
+        if i % max(1, len(lines) // LINES) and not any(f'"{name}' in text for name in EVALUATIONS):
             continue
         try:
             entry = json.loads(text)

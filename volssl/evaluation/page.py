@@ -148,7 +148,7 @@ def _scores(findings: Findings, styles: Mapping[str, Style]) -> Iterator[Panel]:
             if (line := _steps(lines, key, styles[name])) is not None
         ]
         if found:
-            title = what.partition(".")[2]
+            title = what.removeprefix("evaluate.")
             ends = "; ".join(f"{name} {line.y[0]:.3f} to {line.y[-1]:.3f}" for name, line in found)
             svg = plots.curves([line for _, line in found], "step", "score", f"history {what}")
             yield Panel(title, svg, f"Score of {title} over steps, first to last: {ends}")
