@@ -229,6 +229,18 @@ def test_a_missing_file_is_named(tmp_path: Path, cohort: Path) -> None:
     assert "gone.png" in message
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("protocols={name: knn}", "protocols: write a list, such as [{name: knn}]"),
+        ("protocols=knn", "protocols: write a list, such as [{name: knn}] (got 'knn')"),
+        ("protocls=[{name: knn}]", "protocls: no such key: did you mean protocols?"),
+    ],
+)
+def test_what_should_be_a_list_is_shown_as_one(tmp_path: Path, cohort: Path, override: str, told: str) -> None:
+    assert told in refused(written(tmp_path, cohort), override)
+
+
 def test_a_label_in_test_that_is_not_in_train(tmp_path: Path, cohort: Path) -> None:
     def change(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         return [{**row, "label": "odd"} if row["patient"] in {"p00", "p03"} else row for row in rows]
@@ -296,13 +308,10 @@ def test_a_patient_on_both_sides_is_found(tmp_path: Path, cohort: Path) -> None:
         (["encoders.mine=nowhere"], "nowhere"),
         (["sets.s.data={name: volume, root: x, region: [4, 4, 4]}"], "2D"),
         (["protocols=[{name: linaer}]"], "linear"),
-        (["protocols={name: knn}"], "protocols: write a list, such as [{name: knn}]"),
-        (["protocols=knn"], "protocols: write a list, such as [{name: knn}] (got 'knn')"),
-        (["protocls=[{name: knn}]"], "protocls: no such key: did you mean protocols?"),
         (["sets.s.test=[valid]"], "valid"),
         (["fractions=[]"], "per_class"),
     ],
-    ids=["column", "encoder", "dims", "protocol", "mapping", "word", "key", "split", "budget"],
+    ids=["column", "encoder", "dims", "protocol", "split", "budget"],
 )
 def test_other_faults_are_one_line(tmp_path: Path, cohort: Path, overrides: list[str], told: str) -> None:
     assert told in refused(written(tmp_path, cohort), *overrides)
