@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.evaluation.planted import pictures, table
-from volssl import config, run
+from volssl import appraisal, config, run
 from volssl.errors import UserError
 from volssl.evaluation.encoder import load_encoder
 
@@ -102,3 +102,15 @@ def test_what_cannot_be_evaluated_is_refused_before_the_first_step(
     with pytest.raises(UserError, match=told):
         run.train(config.load(written(folder, **study)))
     assert not (folder / "out" / "checkpoints").exists()
+
+
+def test_a_long_log_is_thinned_but_for_its_scores(tmp_path: Path) -> None:
+    """Every 13th of 9,000 lines is not one of those in which every 500 steps an evaluation wrote its score."""
+    lines = [
+        {"step": step, "loss": 1.0} | ({"evaluate-2.s.linear.1.x": 0.5} if step % 500 == 0 else {})
+        for step in range(1, 9001)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    kept = appraisal._history(tmp_path / "metrics.jsonl")
+    assert len(kept) < 450
+    assert sum("evaluate-2.s.linear.1.x" in line for line in kept) == 18

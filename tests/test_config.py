@@ -184,6 +184,14 @@ def test_an_override_reaches_into_a_list(write: Path) -> None:
             "with 0 for a part without labels",
         ),
         ("data.parts.1={name: mixture}", "data.parts.1: name: no mixture: there is volume, stack"),
+        ("evaluate={name: evaluate}", "evaluate: write a list, such as [{name: evaluate}]"),
+        ("evaluate=acl_tear", "evaluate: write a list, such as [{name: acl_tear}] (got 'acl_tear')"),
+        (
+            "evaluate.0=acl_tear",
+            "evaluate.0: write keys and values, such as {name: acl_tear} (got 'acl_tear')",
+        ),
+        ("evaluate.0.fractions=0.5", "evaluate.0.fractions: write a list, such as [0.5] (got 0.5)"),
+        ("views.crop=0.3", "views.crop: write a list, such as [0.3, 0.3] (got 0.3)"),
     ],
 )
 def test_a_wrong_entry_of_a_list_is_one_line(write: Path, override: str, message: str) -> None:

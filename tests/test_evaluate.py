@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from contextlib import redirect_stderr
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
@@ -170,6 +172,37 @@ def test_everything_at_once(tmp_path: Path, cohort: Path) -> None:
     assert sum(content["fusions"][0]["weights"].values()) == pytest.approx(1)
 
 
+def test_masks_are_outlined_in_the_report(tmp_path: Path) -> None:
+    """A bright block in each of six volumes, by a probe of the voxels of an encoder without weights."""
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        one = np.zeros((8, 8, 8), np.uint8)
+        one[2:6, 2:6, 2 : 5 + i % 2] = 1
+        for name, voxels in (("v", (rng.normal(size=one.shape) + 6 * one).astype(np.float32)), ("m", one)):
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{name}{i}.nii")
+    sides = ["train"] * 4 + ["test"] * 2
+    columns = {"path": [f"v{i}.nii" for i in range(6)], "mask": [f"m{i}.nii" for i in range(6)], "split": sides}
+    table(tmp_path / "labels.csv", columns)
+    data = {"name": "volume", "root": str(tmp_path / "labels.csv"), "region": [8, 8, 8]}
+    backbone = {"name": "resnet", "dims": 3, "depth": 10, "stem": "small", "width": 4}
+    content = {
+        "output": str(tmp_path / "out"),
+        "sets": {"s": {"data": data, "target": {"name": "masks", "classes": ["cube"]}}},
+        "encoders": {"plain": {"backbone": backbone}},
+        "protocols": [{"name": "voxels", "voxels": 100}],
+        "bootstrap": 100,
+        "cache": str(tmp_path / "cache"),
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(content))
+    run.evaluate(load_evaluation(tmp_path / "evaluate.yaml"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Segmentations" in page
+    told = [float(score) for score in re.findall(r'alt="v[45].nii, Dice ([0-9.]+)"', page)]
+    assert len(told) == 2
+    mean = scores(tmp_path, "dice")["plain", "voxels", "100 %"]
+    assert sum(told) / 2 == pytest.approx(mean, abs=0.01)
+
+
 def refused(config: Path, *overrides: str) -> str:
     """The one line that the command says, in this process: what it imports is loaded once."""
     told = io.StringIO()
@@ -196,6 +229,18 @@ def test_a_missing_file_is_named(tmp_path: Path, cohort: Path) -> None:
     assert "gone.png" in message
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("protocols={name: knn}", "protocols: write a list, such as [{name: knn}]"),
+        ("protocols=knn", "protocols: write a list, such as [{name: knn}] (got 'knn')"),
+        ("protocls=[{name: knn}]", "protocls: no such key: did you mean protocols?"),
+    ],
+)
+def test_what_should_be_a_list_is_shown_as_one(tmp_path: Path, cohort: Path, override: str, told: str) -> None:
+    assert told in refused(written(tmp_path, cohort), override)
+
+
 def test_a_label_in_test_that_is_not_in_train(tmp_path: Path, cohort: Path) -> None:
     def change(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         return [{**row, "label": "odd"} if row["patient"] in {"p00", "p03"} else row for row in rows]
@@ -210,7 +255,9 @@ def test_one_class_only(tmp_path: Path, cohort: Path) -> None:
     assert "dark" in message
 
 
-def test_labels_that_are_nan_are_left_out_or_refused(tmp_path: Path, cohort: Path) -> None:
+def test_labels_that_are_nan_are_left_out_or_refused(
+    tmp_path: Path, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A few are left out, and counted in the data card; all of them are refused."""
     some = spoilt(
         tmp_path, cohort, lambda rows: [{**row, "label": "nan"} if i < 2 else row for i, row in enumerate(rows)]
@@ -218,9 +265,11 @@ def test_labels_that_are_nan_are_left_out_or_refused(tmp_path: Path, cohort: Pat
     run.evaluate(load_evaluation(some))
     card = json.loads((tmp_path / "out" / "results.json").read_text())["sets"][0]
     assert card["items"] == 58
-    assert any("2" in note for note in card["notes"]), card["notes"]
+    assert card["notes"] == ["2 items without an answer are left out"]
+    assert "s: 2 items without an answer are left out" in capsys.readouterr().out
     message = refused(spoilt(tmp_path, cohort, lambda rows: [{**row, "label": "nan"} for row in rows]))
-    assert "sets.s" in message
+    told = "no row of spoilt.csv says what its item is: fill the column in"
+    assert message == f"volssl: sets.s: labels: {told}\n"
 
 
 def test_ten_items_at_one_percent(tmp_path: Path, cohort: Path) -> None:
@@ -246,9 +295,10 @@ def test_ten_items_at_one_percent(tmp_path: Path, cohort: Path) -> None:
 
 
 def test_a_patient_on_both_sides_is_found(tmp_path: Path, cohort: Path) -> None:
+    """Of the last picture, which is for training, the patient is said to be the first, who is tested."""
     message = refused(spoilt(tmp_path, cohort, lambda rows: [*rows[:-1], {**rows[-1], "patient": "p00"}]))
-    assert "p00" not in message or "patient" in message
-    assert "leak" in message
+    told = "1 patients are in training and test rows, such as patient p00: keep each on one side"
+    assert message == f"volssl: sets.s: leak: {told}\n"
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from volssl.progress import progress
 Wanted = ACLTearConfig | StudyConfig
 CONFIG, METRICS, CELLS, BEST = "config.yaml", "metrics.jsonl", "cells", "best"
 LINES = 400  # of a training log that a report draws
+EVALUATIONS = ("evaluate", "acl_tear")
 Cards = Callable[[Method, int], dict[str, Card]]
 Seen = Callable[[], SeenItems]
 
@@ -226,12 +227,14 @@ def run_folder(encoder: Path) -> Path | None:
 
 
 def _history(path: Path) -> tuple[dict[str, float], ...]:
-    """Lines of the log, evenly thinned, of numbers alone."""
+    """Lines of the log, evenly thinned but for those with scores, of numbers alone."""
     if not path.is_file():
         return ()
     lines = path.read_text(encoding="utf-8").splitlines()
     found = []
-    for text in lines[:: max(1, len(lines) // LINES)]:
+    for i, text in enumerate(lines):
+        if i % max(1, len(lines) // LINES) and not any(f'"{name}' in text for name in EVALUATIONS):
+            continue
         try:
             entry = json.loads(text)
         except json.JSONDecodeError:  # cut short by a kill

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -57,7 +57,39 @@ def _words(schema: type[BaseModel], error: Any, keys: list[str], data: Any, here
         return "name is missing: say which one it is"
     if kind == "value_error":  # of a validator, which says what to do
         return str(error["ctx"]["error"])
+    if kind == "tuple_type":
+        annotation = _annotation(keys, data, schema)
+        entries = ", ".join([_flow(_named(annotation, given))] * (_length(annotation) or 1))
+        return f"write a list, such as [{entries}]" + ("" if isinstance(given, dict) else f" (got {given!r})")
+    if kind == "model_attributes_type":
+        example = _named(_annotation(keys, data, schema), given)
+        return f"write keys and values, such as {_flow(example)} (got {given!r})" if example != given else error["msg"]
     return f"{error['msg']} (got {given!r})" if not isinstance(given, dict) else str(error["msg"])
+
+
+def _named(annotation: Any, given: Any) -> Any:
+    """What was given, or where classes with names are asked for, one by its name: that which was given, or the first.
+
+    Of a class without a name, what was given.
+    """
+    names = [str(name) for name in _names(annotation)]
+    return given if isinstance(given, dict) or not names else {"name": given if given in names else names[0]}
+
+
+def _names(annotation: Any) -> Iterator[Any]:
+    """Of the configuration classes in an annotation."""
+    if fields := getattr(annotation, "model_fields", None):
+        yield from (fields["name"].default,) if "name" in fields else ()
+        return
+    for inside in getattr(annotation, "__args__", ()):
+        yield from _names(inside)
+
+
+def _flow(value: Any) -> str:
+    """As YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(child)}" for key, child in value.items()) + "}"
+    return "[" + ", ".join(map(_flow, value)) + "]" if isinstance(value, tuple) else str(value)
 
 
 def _numbers(count: int) -> str:
@@ -93,6 +125,6 @@ def _member(annotation: Any, data: Any) -> Any:
     """Of the configuration classes in an annotation, the one that ``data`` names."""
     if fields := getattr(annotation, "model_fields", None):
         named = isinstance(data, dict) and "name" in fields
-        return annotation if not named or fields["name"].default == data.get("name") else None
+        return annotation if not named or fields["name"].default == data.get("name", fields["name"].default) else None
     found = (_member(candidate, data) for candidate in getattr(annotation, "__args__", ()))
     return next((one for one in found if one is not None), None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,12 +53,35 @@ CONTRASTS = """() => {
 }"""
 
 
+def need_a_browser() -> None:
+    """Skip where there is none; fail where ``VOLSSL_BROWSER=required``, as in CI."""
+    if importlib.util.find_spec("playwright") is None:
+        lacking = "playwright is not installed (pip install playwright)"
+    elif not CHROMIUM.exists():
+        lacking = f"{CHROMIUM} is not here (apt-get install chromium)"
+    else:
+        return
+    told = f"{lacking}: the report is looked at in no browser"
+    if os.environ.get("VOLSSL_BROWSER") == "required":
+        pytest.fail(told)
+    pytest.skip(told)
+
+
+def test_where_a_browser_is_required_its_absence_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "CHROMIUM", Path("/nowhere/chromium"))
+    monkeypatch.setenv("VOLSSL_BROWSER", "required")
+    with pytest.raises(pytest.fail.Exception, match=r"(chromium|playwright) is not"):
+        need_a_browser()
+    monkeypatch.delenv("VOLSSL_BROWSER")
+    with pytest.raises(pytest.skip.Exception):
+        need_a_browser()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Headless Chromium."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser is driven")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not here: the report is looked at in no browser (apt-get install chromium)")
+    need_a_browser()
+    api = importlib.import_module("playwright.sync_api")
     with api.sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu", *QUIET], timeout=120_000

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from volssl.evaluation.findings import (
@@ -21,6 +22,7 @@ from volssl.evaluation.findings import (
     Score,
     SetCard,
 )
+from volssl.evaluation.outlines import picture
 from volssl.evaluation.statistics import Estimate, in_words
 from volssl.evaluation.target import Floats, Predicted, Target, binary_probability
 
@@ -62,7 +64,7 @@ def plausible(encoders: tuple[str, ...] = ENCODERS, sets: tuple[str, ...] = tupl
         convergence=tuple(_learning(sets[0], name) for name in ("simclr", "random")),
         savings=(_saving(sets[0]),),
         history={name: _history(name) for name in encoders[:3]},
-        pictured=tuple(p for data in sets if data != "masks" for p in _pictured(data, encoders, rows)),
+        pictured=tuple(p for data in sets for p in _pictured(data, encoders, rows)),
         notes=("The random encoder is drawn anew for each seed.",),
     )
 
@@ -187,6 +189,10 @@ def _history(name: str) -> tuple[Mapping[str, float], ...]:
 
 def _pictured(data: str, encoders: tuple[str, ...], rows: int) -> list[Pictured]:
     rng = np.random.default_rng(len(data))
+    if data == "masks":
+        sizes = Target("number", rng.integers(90, 200, 6).astype(np.float64), ("voxels",))
+        ids = tuple(f"masks/{i:02d}.nii.gz, Dice 0.8{i}" for i in range(6))
+        return [Pictured(data, encoders[0], sizes, np.arange(6), {}, None, ids, outlines=np.stack([_slice(rng)] * 6))]
     target, truth = _target(data, rows, rng)
     images = np.stack([_image(z, data == "tiles", rng) for z in truth])
     ids = tuple(f"{data}/{i:04d}.png" for i in range(rows))
@@ -199,6 +205,13 @@ def _pictured(data: str, encoders: tuple[str, ...], rows: int) -> list[Pictured]
         seen = views if name in encoders[:1] else None
         found.append(Pictured(data, name, target, np.arange(rows) // 2, predicted, features, ids, images, seen))
     return found
+
+
+def _slice(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Noise with two discs, one of which is nearly what the other is."""
+    grey = torch.from_numpy(rng.normal(size=(1, 1, 24, 24)))
+    apart = [np.hypot(*(np.indices((24, 24)) - place)) < 6 for place in (11, 12.5)]
+    return picture(grey, *(torch.from_numpy(disc.astype(np.int64))[None] for disc in apart))
 
 
 def _target(data: str, rows: int, rng: np.random.Generator) -> tuple[Target, NDArray[Any]]:

@@ -70,7 +70,7 @@ def given(pretrained: list[list[float]], scratch: list[list[float]]) -> Saving:
     """Each step took a second, from scratch two."""
     scores = [np.array(pretrained), np.array(scratch)]
     seconds = [np.tile(factor * STEPS.astype(float), (len(pretrained), 1)) for factor in (1, 2)]
-    return summarise(scores, seconds, STEPS, data="knees", name="byol", metric="auroc")
+    return summarise(scores, seconds, STEPS, data="knees", name="byol", metric="auroc", within=(0, 1))
 
 
 EARLY = [0.5, 0.85, 0.9, 0.9, 0.9]
@@ -95,6 +95,14 @@ def test_the_interval_is_students() -> None:
     assert (found.seconds, found.scratch_seconds) == pytest.approx((40 / 3, 60))
     assert (found.best.value, found.best.sd) == pytest.approx((0.8, 0))
     assert (found.reached, found.seeds) == (3, 3)
+
+
+def test_an_interval_stays_within_what_the_score_can_be() -> None:
+    """Two seeds of 0.9 and 1: Student's is -0.37 to 2.17, of 0.02 and 0.3 from -1.6 on."""
+    found = given([EARLY, EARLY], [SCRATCH.tolist(), [0.5, 0.6, 0.7, 1.0, 1.0]])
+    assert found.best.value == pytest.approx(0.9)
+    assert found.best.high == 1
+    assert given([EARLY, EARLY], [[0.0, 0.02, 0, 0, 0], [0.0, 0.3, 0, 0, 0]]).best.low == 0
 
 
 def test_what_is_never_reached_is_counted_and_not_made_up() -> None:

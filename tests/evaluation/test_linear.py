@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -11,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from volssl.evaluation.knn import knn
 from volssl.evaluation.linear import PENALTIES, STRENGTHS, linear, linear_probe
 from volssl.evaluation.splits import folds, folds_of
 from volssl.evaluation.statistics import youden
@@ -279,3 +285,31 @@ def test_features_of_one_value_say_nothing() -> None:
     np.testing.assert_allclose(answer.score, 0, atol=1e-9)
     number = linear(x, Target("number", np.arange(24.0), ("n",)), x, groups=np.arange(24), seed=0)
     np.testing.assert_allclose(number.score, 11.5)
+
+
+def test_lists_are_arrays() -> None:
+    """In a notebook, patients and classes come as lists; of every kind of target, and for neighbours as well."""
+    x, y = planted(24, 3, 1.0, 0)
+    names = [f"p{i // 2}" for i in range(24)]
+    y = np.repeat(y[::2], 2)
+    kinds = (("classes", y, ("no", "yes")), ("labels", y[:, None], ("it",)), ("number", x[:, 0], ("n",)))
+    for kind, values, called in kinds:
+        array = Target(kind, values, called)  # type: ignore[arg-type]
+        listed = Target(kind, values.tolist(), called)  # type: ignore[arg-type]
+        for probe in (partial(linear, seed=0), knn):
+            want = probe(x, array, x, groups=np.array(names))
+            got = probe(x.tolist(), listed, x.tolist(), groups=names)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(got.score, want.score)
+    assert len(folds(y.tolist(), names, 3, 0)) == 3  # type: ignore[arg-type]
+
+
+def test_the_page_s_example_of_a_notebook_runs() -> None:
+    """As it stands there; what it says of two encoders of which one knows something."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    code = page.split("## In a notebook")[1].split("```python\n")[1].split("```")[0]
+    told = io.StringIO()
+    with redirect_stdout(told):
+        exec(code, {})
+    number, sentence = told.getvalue().splitlines()
+    assert number.startswith("Estimate(value=0.")
+    assert sentence.startswith("mine is better than other: AUROC +0.")

@@ -43,7 +43,7 @@ def several(n: int, k: int, seed: int) -> tuple[Target, Predicted]:
     p = rng.dirichlet(np.ones(k), n) + 0.5 * np.eye(k)[y]
     p /= p.sum(axis=1, keepdims=True)
     score = np.round(np.log(p / (1 - p)), 1) + 1e-3 * np.arange(k)
-    return Target("classes", y, tuple("abcdef"[:k])), Predicted(score, p)
+    return Target("classes", y, tuple("abcdef"[:k]), ordered=True), Predicted(score, p)
 
 
 def calibration_error(y: Ints, p: Floats) -> float:
@@ -107,9 +107,19 @@ def test_kappa_counts_how_far_apart_classes_are() -> None:
 
     kappa = 1 - (4/3) / (4/3) = 0; called 0 1 1 instead: 1 - (1/3) / (5/3 + 2/3 - 4/3) = 2/3.
     """
-    target = Target("classes", np.arange(3), ("a", "b", "c"))
+    target = Target("classes", np.arange(3), ("a", "b", "c"), ordered=True)
     for called, kappa in (([0, 1, 0], 0.0), ([0, 1, 1], 2 / 3)):
         assert plain(target, Predicted(np.eye(3)[called]))["kappa"] == pytest.approx(kappa, abs=1e-15)
+
+
+def test_kappa_is_of_classes_that_have_an_order() -> None:
+    """Of tissues, or of grades by the alphabet, distances mean nothing; of two classes there is one distance."""
+    target, answer = several(30, 3, 0)
+    assert "kappa" in plain(target, answer)
+    assert set(plain(target, answer)) - set(plain(replace(target, ordered=False), answer)) == {"kappa"}
+    two, called = binary(30, 0)
+    assert not two.ordered
+    assert "kappa" in plain(two, called)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -272,7 +282,7 @@ def cohort(kind: str, know: bool, seed: int) -> tuple[Target, Predicted]:
     signal = 1.5 * know
     if kind == "classes":
         y = rng.integers(0, 3, n)
-        return Target("classes", y, ("a", "b", "c")), Predicted(rng.normal(size=(n, 3)) + signal * np.eye(3)[y])
+        return Target("classes", y, ("a", "b", "c"), True), Predicted(rng.normal(size=(n, 3)) + signal * np.eye(3)[y])
     if kind == "labels":
         y = rng.integers(0, 2, (n, 2))
         return Target("labels", y, ("x", "y")), Predicted(rng.normal(size=(n, 2)) + signal * y)

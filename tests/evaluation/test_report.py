@@ -208,6 +208,29 @@ def test_sections_come_in_their_order_and_headings_step_by_one(folder: Path) -> 
     assert tuple(of_tiles) == ORDER
 
 
+def test_scores_of_evaluations_during_the_run_are_drawn(tmp_path: Path) -> None:
+    """Of what was trained, not of the floors; a run without any has no such section."""
+    small = plausible(("simclr", "random"), ("masks",), 4)
+    lines = tuple(
+        {"step": s, "loss": 1.0} | ({"evaluate.knees.linear.0.1.pre-trained": s / 100} if s % 30 == 0 else {})
+        for s in range(10, 100, 10)
+    )
+    lines = ({**lines[0], "evaluate.knees.linear.0.1.random": 0.77}, *lines[1:])
+    page = page_of(replace(small, history={"simclr": lines}), tmp_path)
+    assert "Scores while it trained" in page
+    assert "Score of knees.linear.0.1 over steps, first to last: simclr pre-trained 0.300 to 0.900" in page
+    assert "simclr random" not in page
+    assert "Scores while it trained" not in page_of(small, tmp_path)
+
+
+def test_masks_are_shown_with_their_outlines(folder: Path) -> None:
+    reader = Reader((folder / "report.html").read_text(encoding="utf-8"))
+    shown = [a["alt"] for tag, a in reader.tags if tag == "img" and "Dice" in (a["alt"] or "")]
+    assert shown == [f"masks/{i:02d}.nii.gz, Dice 0.8{i}" for i in range(6)]
+    start = reader.headings.index((2, "masks"))
+    assert (3, "Segmentations") in reader.headings[start:]
+
+
 def test_what_was_not_found_has_no_section(tmp_path: Path) -> None:
     scores = tuple(s for s in SMALL.scores if s.data == "masks" and s.budget == "100 %")
     headings = Reader(page_of(Findings("t", {}, (), {}, scores, ()), tmp_path)).headings

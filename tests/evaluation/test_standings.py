@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.evaluation.plausible import leaked, plausible
-from volssl.evaluation.findings import Audit, Difference, Findings, Overlap, Score
+from volssl.evaluation.findings import Audit, Difference, Findings, Overlap, Score, SetCard
 from volssl.evaluation.standings import (
     BETTER,
+    FEW,
     NOISE,
     WORSE,
     answer,
@@ -95,7 +96,55 @@ def test_nothing_is_claimed_where_nothing_is_shown() -> None:
     assert worse[0][1].startswith("No encoder is shown to be better than a random one on the data set tiles")
     assert "worse than random" in worse[1][1]
     assert answer(findings(score("random", 0.6))) == (("", "No encoder was evaluated beside the floors."),)
-    assert "not compared" not in answer(findings(score("a", 0.5)))[0][1]
+    alone = answer(findings(score("a", 0.5)))
+    assert alone[0] == ("", "No encoder was compared with a random one at the largest label budget.")
+
+
+def test_a_headline_of_several_sets_of_which_none_shows_anything() -> None:
+    """It once read "on 0 of 2 data sets"."""
+    scores = (score("a", 0.5), score("a", 0.5, data="knees"), score("a", 0.5, data="lungs"))
+    gaps = (gap("a", -0.1, 0.1), gap("a", -0.3, -0.1, data="knees"))
+    start = "No encoder is shown to be better than a random one on any of the 2 data sets at the largest label budget"
+    assert answer(findings(*scores[:2], differences=gaps))[0][1] == f"{start}; within noise on tiles; worse on knees."
+    assert answer(findings(*scores, differences=gaps))[0][1].endswith("worse on knees; not compared on lungs.")
+
+
+def card(kind: str, tested: float, data: str = "tiles") -> SetCard:
+    return SetCard(data, "", 10, 10, 4, kind, "auroc", {}, (), tested=tested)
+
+
+def test_a_handful_of_test_patients_shows_nothing() -> None:
+    """Of four patients AUROC is 1.000 [1.000, 1.000] by luck: no verdict, and a caution where the answer stands."""
+    perfect = (score("a", 1.0), score("random", 0.5))
+    for kind, tested, says in (
+        ("classes", 2, "2 test patients of its rarest class. With fewer than 8,"),
+        ("labels", 2, "2 test patients on the rarer side of the label in the middle. With fewer than 8,"),
+        ("number", 3.5, "7 test patients. With fewer than 16,"),
+    ):
+        found = replace(findings(*perfect, differences=(gap("a", 0.3, 0.6),)), sets=(card(kind, tested),))
+        said = answer(found)
+        assert said[0][1].endswith("on the data set tiles at the largest label budget; too few test patients on tiles.")
+        assert "too few test patients to tell, +0.450" in said[1][1]
+        assert said[2][0] == "tiles"
+        assert said[2][1].startswith(f"CAUTION: {says}")
+        assert not any(BETTER in line or "is better" in line for _, line in said)
+        assert blocks(found)[0].verdict("a", "100 %") == FEW
+        enough = answer(replace(found, sets=(card(kind, 8),)))
+        assert BETTER in enough[1][1]
+        assert not any("CAUTION" in line for _, line in enough)
+
+
+def test_a_backbone_without_weights_is_the_floor_by_another_name() -> None:
+    """It is drawn as the random encoder is: to differ from it by nothing is no comparison, and no encoder's success."""
+    gaps = (gap("scratch", 0.0, 0.0), gap("a", 0.1, 0.2), gap("a", 0.1, 0.2, other="scratch"))
+    given = findings(score("scratch", 0.9), score("a", 0.8), score("random", 0.9), differences=gaps)
+    found = replace(given, encoders={"scratch": {"method": "random"}, "a": {"method": "dino"}})
+    said = answer(found)
+    assert said[1][1].startswith("a, linear probe")
+    assert len(said) == 2  # of one comparison there is nothing to count
+    assert blocks(found)[0].verdict("scratch", "100 %") is None
+    assert [d.other for d in blocks(found)[0].differences] == ["random", "scratch"]
+    assert answer(given)[1][1].startswith("scratch")
 
 
 def test_an_undefined_score_is_never_the_best() -> None:

@@ -88,6 +88,36 @@ def test_classes_are_numbered_as_elsewhere(labels: str, names: Any, expected: li
     assert door == expected
 
 
+def test_grades_in_words_have_the_order_that_they_are_given(tmp_path: Path) -> None:
+    """Not the alphabet's, in which mild comes before none; numbers have their own, other names none."""
+    text = "path,label\na,severe\nb,none\nc,mild\nd,NA\n"
+    plain = table(tmp_path, text).target
+    assert plain is not None
+    assert (plain.names, plain.ordered) == (("mild", "none", "severe"), False)
+    found = table(tmp_path, text, target=ClassesConfig(order=("none", "mild", "severe"))).target
+    assert found is not None
+    assert (found.names, found.values.tolist(), found.ordered) == (("none", "mild", "severe"), [2, 0, 1], True)
+    numbers = table(tmp_path, "path,label\na,0\nb,2\nc,10\nd,NA\n").target
+    assert numbers is not None
+    assert numbers.ordered
+    for order, says in (
+        (("none", "mild"), "target.order none, mild lacks severe, which label holds: give it its place"),
+        (("none", "mild", "sever", "severe"), "names sever, which no row is, or twice: label holds mild, none, severe"),
+        (("none", "mild", "severe", "mild"), "names mild, which no row is, or twice"),
+    ):
+        assert says in fault(tmp_path, text, target=ClassesConfig(order=order))
+    with pytest.raises(DataError, match=r"an \.npz numbers its classes: leave target\.order out"):
+        of_archive(archive(tmp_path), target=ClassesConfig(order=("0", "1")))
+
+
+def test_labels_of_minus_one_and_one_are_told_apart_from_missing_ones(tmp_path: Path) -> None:
+    """Below zero is unknown: where that leaves one class, the message says whom it left out."""
+    told = "all 2 labelled rows are 1, and 2 below zero are left out as unknown: write 0 for what is absent, not -1"
+    assert told in fault(tmp_path, "path,label\na,1\nb,-1\nc,1\nd,-1.0\n")
+    note = "2 items without an answer are left out (1 of them have a label below zero, which stands for unknown)"
+    assert table(tmp_path, "path,label\na,1\nb,-1\nc,0\nd,\n").notes[0] == note
+
+
 def test_labels_that_may_hold_together(tmp_path: Path) -> None:
     """1, 1.0, true are 1; 0, 0.0, False 0; empty, NA, -1 unknown. A row of which nothing is known is left out."""
     text = "path,effusion,mass\na,1,0\nb,True,\nc,0.0,-1\nd,NA,nan\n"
@@ -135,6 +165,18 @@ def test_items_that_could_not_be_read_just_miss(tmp_path: Path) -> None:
     found = table(tmp_path, text, ["d", "b", "c"], group="who")
     assert (values(found), found.rows.tolist()) == ([3, 1, 2], [0, 1, 2])
     assert found.patients.tolist() == ["who k", "item 1", "who k"]
+
+
+def test_a_group_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    """A typo would deal one patient's items to both sides; a column that may be meant is named where none is asked."""
+    text = "path,label,subject\na,0,k\nb,1,k\nc,0,l\nd,1,l\n"
+    assert "labels.csv has no column subjct: did you mean subject?" in fault(tmp_path, text, group="subjct")
+    assert "labels.csv has no column patient: there is path" in fault(tmp_path, text, group="patient")
+    meant = table(tmp_path, text.replace("subject", "patient_id")).notes[0]
+    assert meant.endswith("a patient of its own (if patient_id says whose an item is, write group: patient_id)")
+    assert len(set(table(tmp_path, text, group="subject").patients.tolist())) == 2
+    with pytest.raises(DataError, match=r"an \.npz names no patients: leave group \(subject\) out"):
+        of_archive(archive(tmp_path), group="subject")
 
 
 def test_a_split_that_nobody_asks_for_is_told(tmp_path: Path) -> None:

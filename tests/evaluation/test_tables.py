@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -33,6 +34,15 @@ def test_leakage_stands_at_the_top() -> None:
     first = shown(FINDINGS, 200).splitlines()[: len(FINDINGS.audit.overlaps)]
     assert [line.strip() for line in first] == [f"LEAKAGE: {line}" for line in warnings(FINDINGS)]
     assert markdown(FINDINGS).index("Leakage") < markdown(FINDINGS).index("|")
+
+
+def test_what_the_card_of_a_set_notes_is_said_aloud() -> None:
+    """That each row counts as a patient of its own must not wait in the report."""
+    note = "no column patient: each row is taken as a patient of its own"
+    noted = replace(FINDINGS, sets=(replace(FINDINGS.sets[0], notes=(note,)), *FINDINGS.sets[1:]))
+    assert f"tiles: {note}" in shown(noted, 120)
+    assert f"tiles: {note}" in markdown(noted)
+    assert note not in shown(FINDINGS, 120)
 
 
 def test_markup_in_names_is_text() -> None:

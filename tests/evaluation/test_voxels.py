@@ -22,6 +22,7 @@ from volssl.evaluation import voxels as module
 from volssl.evaluation.card import Card
 from volssl.evaluation.encoder import random_encoder
 from volssl.evaluation.hypercolumns import Hypercolumns, encoder_maps, pixel_maps
+from volssl.evaluation.outlines import CALLED, TRUE, border, picture
 from volssl.evaluation.target import Floats, Ints
 from volssl.evaluation.voxels import Samples, dice, dice_metrics, draw, fit_voxels, segment, segmentation_dice
 from volssl.models import ResNetConfig
@@ -260,3 +261,27 @@ def test_real_hippocampi(shared_data: Path, tmp_path: Path) -> None:
         each = segmentation_dice(columns, masks, train, test, **fields)
         worth.append(dice_metrics(each, np.ones((1, 4)), ("anterior", "posterior"))["dice"][0])
     assert 0.1 < worth[0] < worth[1] < 0.9
+
+
+def test_outlines_are_of_the_slice_that_holds_most_of_the_mask() -> None:
+    """A square of 3 x 3 in slice 2 of 4: its 8 outer voxels are blue, what was called elsewhere in the slice dashed."""
+    truth, called = torch.zeros(4, 8, 8, dtype=torch.int64), torch.zeros(4, 8, 8, dtype=torch.int64)
+    truth[1, 0, 0], truth[2, 1:4, 1:4], called[2, 4:8, 4:8] = 1, 1, 2
+    image = torch.arange(256.0).reshape(1, 4, 8, 8)
+    seen = picture(image, truth, called)
+    assert seen.shape == (144, 144, 3)
+    at = (seen == TRUE).all(axis=2)
+    assert at[18:72, 18:72].sum() == at.sum() == 54**2 - 52**2  # one pixel of 18 to a voxel, round 3 x 3 voxels
+    dashed = (seen == CALLED).all(axis=2)
+    assert 0.4 < dashed.sum() / (72**2 - 70**2) < 0.6
+    assert not dashed[:72, :72].any()
+    assert seen[0, 143].tolist() == [28] * 3  # grey from the least to the most of this slice: 7 of 63
+
+
+def test_an_outline_lies_inside_and_parts_classes() -> None:
+    """Two classes side by side, and the edge of the picture."""
+    labels = np.array([[1, 1, 2, 2], [1, 1, 2, 2], [1, 1, 2, 2], [0, 0, 0, 0]])
+    assert border(labels).tolist() == [[True] * 4, [True] * 4, [True] * 4, [False] * 4]
+    wide = np.pad(np.ones((3, 3), np.int64), 1)
+    assert border(wide).sum() == 8
+    assert not border(np.zeros((3, 3), np.int64)).any()

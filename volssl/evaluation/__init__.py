@@ -64,10 +64,14 @@ class ACLTearConfig(Schema):
 
 
 class ClassesConfig(Schema):
-    """One class a row: a column of the table; for an ``.npz`` its labels (``data.label_column``)."""
+    """One class a row: a column of the table; for an ``.npz`` its labels (``data.label_column``).
+
+    order: the classes from low to high where they are grades in words; numbers are in theirs.
+    """
 
     name: Literal["classes"] = "classes"
     column: str = "label"
+    order: tuple[str, ...] = ()
 
 
 class LabelsConfig(Schema):
@@ -170,19 +174,24 @@ class SetConfig(Schema):
     """A labelled data set.
 
     data: where it is (a table with a column ``path``, or an ``.npz``) and of what kind; its preprocessing is for
-    encoders that have none of their own. target: what is asked. group: the column that says whose an item is; each
-    item is its own patient where there is no such column. train, test: values of the column ``split``, or splits of the
-    ``.npz``; without such a column, each item is tested once in ``folds`` folds by patient.
+    encoders that have none of their own. target: what is asked. group: the column that says whose an item is, which
+    must be there; where absent that is ``patient``, and each item its own patient where there is no such column.
+    train, test: values of the column ``split``, or splits of the ``.npz``; without such a column, each item is tested
+    once in ``folds`` folds by patient.
     encoders: for this set alone, beside those of all.
     """
 
     data: PartConfig
     target: TargetConfig = ClassesConfig()
-    group: str = "patient"
+    group: str | None = None
     train: tuple[str, ...] = Field(default=("train",), min_length=1)
     test: tuple[str, ...] = Field(default=("test",), min_length=1)
     folds: int = Field(default=5, ge=2, le=20)
     encoders: dict[str, EncoderConfig] = Field(default_factory=dict)
+
+    @property
+    def whose(self) -> str:  # the column that says whose an item is
+        return self.group or "patient"
 
 
 class FusionConfig(Schema):

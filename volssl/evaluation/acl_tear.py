@@ -24,13 +24,22 @@ from volssl.evaluation.cohort import Cohort, Report, check_shape
 from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
 from volssl.evaluation.features import extract
 from volssl.evaluation.findings import RANDOM
-from volssl.evaluation.finetune import finetune
+from volssl.evaluation.finetune import TEARS, finetune
 from volssl.evaluation.linear import linear_probe
 from volssl.evaluation.mrnet import SPLITS, Rows, is_synthetic, names_patients
 from volssl.evaluation.results import COMBINED, Difference, Results, Row
 from volssl.evaluation.splits import subset
-from volssl.evaluation.statistics import METRICS, Resamples, binary_metrics, bootstrap, estimate, in_words, youden
-from volssl.evaluation.target import Floats, Groups, Ints
+from volssl.evaluation.statistics import (
+    METRICS,
+    Resamples,
+    binary_metrics,
+    bootstrap,
+    estimate,
+    in_words,
+    patients_tested,
+    youden,
+)
+from volssl.evaluation.target import Floats, Groups, Ints, Target
 from volssl.models.weights import load_kinetics_r3d18
 from volssl.silence import quieten
 from volssl.types import Features
@@ -230,6 +239,7 @@ def _combine(planes: list[Scored], y: Ints, patients: Groups, seed: int) -> Scor
 
 def _results(cohort: Cohort, resamples: Resamples, found: dict[Key, Found], floors: Mapping[str, str]) -> Results:
     stacked = {key: {m: np.stack([per_seed[m] for per_seed in f.metrics]) for m in METRICS} for key, f in found.items()}
+    tested = patients_tested(Target("classes", cohort.test.y, TEARS), cohort.test.patients)
     rows, differences = [], []
     for (name, protocol, fraction, plane), f in found.items():
         values = stacked[name, protocol, fraction, plane]
@@ -238,7 +248,7 @@ def _results(cohort: Cohort, resamples: Resamples, found: dict[Key, Found], floo
         if plane == COMBINED and name in floors:
             floor = floors[name]
             gain = estimate(values["auc"] - stacked[floor, protocol, fraction, COMBINED]["auc"])
-            words = in_words(gain, name, floor, "AUC")
+            words = in_words(gain, name, floor, "AUC", tested)
             differences.append(Difference(name, floor, protocol, fraction, gain, words))
     return Results(
         task=cohort.config.task,

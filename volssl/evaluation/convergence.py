@@ -17,7 +17,7 @@ from volssl.evaluation.encoder import Encoder
 from volssl.evaluation.findings import RANDOM, Curve, Saving
 from volssl.evaluation.finetune import Classifier, feed, light_views
 from volssl.evaluation.fitting import Report, generator_of, optimise, outputs_of
-from volssl.evaluation.metrics import METRICS
+from volssl.evaluation.metrics import METRICS, RANGE
 from volssl.evaluation.objective import deciding, objective
 from volssl.evaluation.splits import held_out
 from volssl.evaluation.statistics import Estimate
@@ -89,8 +89,11 @@ def converge(
                 report(2 * seed + side + 1, 2 * seeds)
     scores = [np.stack([trailing_mean(track.scores, config.smooth) for track in side]) for side in tracks]
     seconds = [np.stack([track.seconds for track in side]) for side in tracks]
-    saving = summarise(scores, seconds, steps, data=data, name=name, metric=METRICS[target.kind][0])
-    curves = [_curve(data, one, steps, each) for one, each in zip((name, f"{RANDOM} {name}"), scores, strict=True)]
+    within = RANGE[target.kind]
+    saving = summarise(scores, seconds, steps, data=data, name=name, metric=METRICS[target.kind][0], within=within)
+    curves = [
+        _curve(data, one, steps, each, within) for one, each in zip((name, f"{RANDOM} {name}"), scores, strict=True)
+    ]
     return saving, (curves[0], curves[1])
 
 
@@ -126,22 +129,32 @@ def saving_of(pretrained: Floats, scratch: Floats, steps: Ints) -> float:
     return 1 - float(steps[found.pretrained]) / float(steps[found.scratch])
 
 
-def summarise(scores: list[Floats], seconds: list[Floats], steps: Ints, *, data: str, name: str, metric: str) -> Saving:
+def summarise(
+    scores: list[Floats],
+    seconds: list[Floats],
+    steps: Ints,
+    *,
+    data: str,
+    name: str,
+    metric: str,
+    within: tuple[float, float],
+) -> Saving:
     """The saving over seeds, from (seeds, L) averaged scores and seconds of the pre-trained runs, then of the others.
 
     Percent, steps and seconds are means over the seeds in which there is a saving: one that never gets there saves an
     unknown amount, less than nothing perhaps, and is counted and said but not made up. So where ``reached`` is below
-    ``seeds``, they flatter. Intervals are Student's, over seeds, NaN of one seed; a saving ends at 100 %.
+    ``seeds``, they flatter. Intervals are Student's, over seeds, NaN of one seed; a saving ends at 100 %, and a
+    score's at the ends of its range, ``within``.
     """
     found = [reach(*pair) for pair in zip(*scores, strict=True)]
     there = [(i, x.pretrained, x.scratch) for i, x in enumerate(found) if x.pretrained is not None and x.scratch]
     saved = np.array([100 * saving_of(scores[0][seed], scores[1][seed], steps) for seed, _, _ in there])
-    percent = _over_seeds(saved, most=100.0)
+    percent = _over_seeds(saved, (-math.inf, 100.0))
     return Saving(
         data=data,
         encoder=name,
         metric=metric,
-        best=_over_seeds(np.array([one.best for one in found])),
+        best=_over_seeds(np.array([one.best for one in found]), within),
         steps=_mean([steps[look] for _, look, _ in there]),
         scratch_steps=_mean([steps[look] for _, _, look in there]),
         seconds=_mean([seconds[0][seed, look] for seed, look, _ in there]),
@@ -233,19 +246,19 @@ def _seconds(training: Iterator[int], steps: int, device: str | torch.device) ->
     return time.perf_counter() - start
 
 
-def _over_seeds(values: Floats, most: float = math.inf) -> Estimate:
-    """Mean, its 95 % interval by Student's t, and standard deviation."""
+def _over_seeds(values: Floats, within: tuple[float, float]) -> Estimate:
+    """Mean, its 95 % interval by Student's t as far as it is ``within`` a range, and standard deviation."""
     if len(values) < 2:
         return Estimate(_mean(values), math.nan, math.nan)
     mean, sd = float(values.mean()), float(values.std(ddof=1))
     half = float(stdtrit(len(values) - 1, 0.975)) * sd / math.sqrt(len(values))
-    return Estimate(mean, mean - half, min(mean + half, most), sd)
+    return Estimate(mean, max(mean - half, within[0]), min(mean + half, within[1]), sd)
 
 
 def _mean(values: Sequence[float] | Floats) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def _curve(data: str, name: str, steps: Ints, scores: Floats) -> Curve:
-    each = tuple(_over_seeds(look) for look in scores.T)
+def _curve(data: str, name: str, steps: Ints, scores: Floats, within: tuple[float, float]) -> Curve:
+    each = tuple(_over_seeds(look, within) for look in scores.T)
     return Curve(data, name, "finetune", "steps", tuple(steps.astype(float).tolist()), each)

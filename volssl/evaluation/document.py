@@ -73,17 +73,21 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A sentence on a difference, drawn on an axis from -1 to 1 in the middle of which there is none."""
+    """A sentence on a difference, drawn on an axis from -1 to 1 in the middle of which there is none.
+
+    sure: whether enough was tested for the interval to be trusted.
+    """
 
     sentence: str
     low: float
     value: float
     high: float
+    sure: bool = True
 
     @property
     def noise(self) -> bool:
-        """Whether it holds 0."""
-        return self.low <= 0 <= self.high
+        """Whether nothing is shown: it holds 0, or cannot be trusted."""
+        return not self.sure or self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +151,13 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Strips:
-    """Rows of pictures under one title, and the picture that they are about."""
+    """Rows of pictures under one title, and the picture that they are about. large: twice as wide."""
 
     kind: ClassVar[str] = "strips"
     title: str
     lead: Picture | None
     strips: tuple[Strip, ...]
+    large: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,8 @@ class Pictured:
 
     target, groups, predicted: of the M test rows, by protocol. features: (M, D). ids: what they are called.
     thumbnails: (M, rows, columns[, 3]) uint8 or None for a row that is not drawn. views: views of some items as the
-    model sees them, (items, views, rows, columns[, 3]) uint8.
+    model sees them, (items, views, rows, columns[, 3]) uint8. outlines: of masks, and then there are no features and
+    nothing predicted: (M, rows, columns, 3) uint8.
     """
 
     data: str
@@ -141,11 +142,15 @@ class Pictured:
     ids: tuple[str, ...]
     thumbnails: Any = None
     views: Any = None
+    outlines: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class SetCard:
-    """A data set in words and numbers, for the data card. counts: of classes or labels, or mean and sd of a number."""
+    """A data set in words and numbers, for the data card.
+
+    counts: of classes or labels, or mean and sd of a number. tested: ``statistics.patients_tested``, where it is known.
+    """
 
     name: str
     what: str
@@ -157,6 +162,7 @@ class SetCard:
     counts: Mapping[str, float]
     left_out: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    tested: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def knn(
     Raises:
         ValueError: features are not finite, a class has no training row, or there is one patient alone.
     """
-    keys, queries = _unit(finite(train_x)), _unit(finite(test_x))
+    keys, queries, groups = _unit(finite(train_x)), _unit(finite(test_x)), np.asarray(groups)
     if train.kind == "number":
         return Predicted(_means(queries, keys, train.values[:, None], k, temperature)[:, 0])
 

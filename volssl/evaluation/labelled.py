@@ -22,7 +22,7 @@ from volssl.evaluation.contestants import Contestant, source_config
 from volssl.evaluation.findings import SetCard
 from volssl.evaluation.metrics import METRICS
 from volssl.evaluation.splits import budget_note, check_sides, choose, folds_of, require_disjoint
-from volssl.evaluation.statistics import Resamples, bootstrap_of
+from volssl.evaluation.statistics import Resamples, bootstrap_of, patients_tested
 from volssl.evaluation.table import Rows, read_targets
 from volssl.evaluation.target import Ints, Target
 from volssl.names import private, typed
@@ -107,7 +107,7 @@ class LabelledSet:
     def identity(self, card: Card) -> Identity:
         """What tells its items from others, patients of the table included."""
         named = self.table.patients if self.table.has_patients else ()
-        prefix = f"{self.config.group} "
+        prefix = f"{self.config.whose} "
         told = {int(row): str(name).removeprefix(prefix) for row, name in zip(self.rows, named, strict=False)}
         known = {row: name for row, name in told.items() if not name.startswith("item ")}
         return identify(self.source(card), patients=known)
@@ -126,6 +126,7 @@ class LabelledSet:
             counts=_counts(self.target),
             left_out=tuple(str(error) for error in source.bad),
             notes=self.notes,
+            tested=patients_tested(self.target.at(self.test), self.table.patients[self.test]),
         )
 
 

@@ -48,8 +48,9 @@ def linear(train_x: Floats, train: Target, test_x: Floats, *, groups: Groups, se
     Raises:
         ValueError: features are not finite; a class has fewer than two patients; a number has too few for folds.
     """
+    train_x, test_x, groups = finite(train_x), finite(test_x), np.asarray(groups)
     if train.kind == "number":
-        return Predicted(_ridge(finite(train_x), train, finite(test_x), groups=groups, seed=seed))
+        return Predicted(_ridge(train_x, train, test_x, groups=groups, seed=seed))
     if train.kind == "labels":
 
         def one(known: Ints, sides: Target) -> tuple[Floats, Floats]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from volssl.evaluation.ranking import one_vs_rest, ratio, running
@@ -16,6 +18,11 @@ METRICS: dict[Kind, tuple[str, ...]] = {  # the first decides
     "labels": (*_CALLS, "brier", "calibration_error"),
     "number": ("r2", "mae", "rmse", "pearson", "spearman"),
 }
+RANGE: dict[Kind, tuple[float, float]] = {  # of the one that decides
+    "classes": (0.0, 1.0),
+    "labels": (0.0, 1.0),
+    "number": (-math.inf, 1.0),
+}
 
 
 def metrics_of(target: Target, predicted: Predicted, weight: Floats) -> dict[str, Floats]:
@@ -24,10 +31,11 @@ def metrics_of(target: Target, predicted: Predicted, weight: Floats) -> dict[str
     Classes, of two of them class 1 being the positive one:
         auroc, average_precision: as ``ranking``, of K > 2 classes the mean of one against the rest; rows of different
         models are not ranked together. accuracy, balanced_accuracy, f1, kappa: as ``agreement``, of the class called at
-        the balanced operating point. sensitivity, specificity: for K = 2, at ``predicted.called``. brier: mean squared
-        distance between probability and truth (Brier 1950), of class 1 for K = 2 (0 to 1), else summed over classes (0
-        to 2). calibration_error: over ``BINS`` bins of equal width of the probability of the class called, the mean
-        distance between that probability and the share that is right (Guo et al. 2017, arXiv 1706.04599, equation 3).
+        the balanced operating point; kappa of two classes, or of more that are ``ordered``, since it weighs distances.
+        sensitivity, specificity: for K = 2, at ``predicted.called``. brier: mean squared distance between probability
+        and truth (Brier 1950), of class 1 for K = 2 (0 to 1), else summed over classes (0 to 2). calibration_error:
+        over ``BINS`` bins of equal width of the probability of the class called, the mean distance between that
+        probability and the share that is right (Guo et al. 2017, arXiv 1706.04599, equation 3).
     Labels:
         the mean over labels of the same, each over the rows where it is known; but f1 is that of the label present, not
         the mean with that of its absence. A label that a resample knows from one side only is left out of the means of
@@ -57,6 +65,8 @@ def _of_classes(target: Target, predicted: Predicted, weight: Floats) -> dict[st
     seen = slice(None) if score.ndim == 1 else np.unique(y)
     auroc, precision = (each[seen].mean(axis=0) for each in one_vs_rest(y, score, weight, predicted.fold))
     found = {"auroc": auroc, "average_precision": precision, **agreement(y, decide(score), weight)}
+    if not (target.ordered or target.binary):
+        del found["kappa"]
     if predicted.called is not None:
         found["sensitivity"] = ratio(weight @ (predicted.called & (y == 1)), weight @ (y == 1))
         found["specificity"] = ratio(weight @ (~predicted.called & (y == 0)), weight @ (y == 0))

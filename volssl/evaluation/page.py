@@ -57,7 +57,8 @@ POINTS = 200  # of a curve
 LISTED = 20  # of what a data card leaves out
 SUMMARY = (
     "Means over seeds with 95 % intervals over resampled test patients; columns are label budgets and, in brackets, "
-    "the labels used. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within noise."
+    "the labels used. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within noise, "
+    "? too few test patients to tell."
 )
 
 
@@ -128,7 +129,29 @@ def _runs(findings: Findings, styles: Mapping[str, Style]) -> tuple[Section, ...
             svg = plots.curves(list(kept.values()), "step", key.replace("_", " "), f"history {key}", markers=False)
             panels.append(Panel(title, svg, f"{title}, first to last: {ends}"))
     legend = tuple(Key(name, plots.swatch(styles[name])) for name in findings.history)
-    return section("Curves of the runs", "", each(Panels, panels, legend))
+    says = "Of evaluations during the run, by data set, protocol and share of the labels, of what was being trained."
+    return (
+        *section("Curves of the runs", "", each(Panels, panels, legend)),
+        *section("Scores while it trained", says, each(Panels, tuple(_scores(findings, styles)), legend)),
+    )
+
+
+def _scores(findings: Findings, styles: Mapping[str, Style]) -> Iterator[Panel]:
+    """A panel per evaluation of ``metrics.jsonl``, whose keys end with the name of an encoder; floors are left out."""
+    keys = dict.fromkeys(key for lines in findings.history.values() for line in lines for key in line if "." in key)
+    for what in dict.fromkeys(key.rpartition(".")[0] for key in keys):
+        mine = [key for key in keys if key.rpartition(".")[0] == what and not_floor(key.rpartition(".")[2])]
+        found = [
+            (f"{name} {key.rpartition('.')[2]}", line)
+            for name, lines in findings.history.items()
+            for key in mine
+            if (line := _steps(lines, key, styles[name])) is not None
+        ]
+        if found:
+            title = what.removeprefix("evaluate.")
+            ends = "; ".join(f"{name} {line.y[0]:.3f} to {line.y[-1]:.3f}" for name, line in found)
+            svg = plots.curves([line for _, line in found], "step", "score", f"history {what}")
+            yield Panel(title, svg, f"Score of {title} over steps, first to last: {ends}")
 
 
 def _steps(lines: tuple[Mapping[str, float], ...], key: str, style: Style) -> Line | None:

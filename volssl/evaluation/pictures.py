@@ -15,16 +15,16 @@ from threadpoolctl import threadpool_limits
 
 from volssl.evaluation.target import Floats, Groups, Ints, Target
 
-SIDE = 72  # pixels at most; the page enlarges them
+SIDE, LARGE = 72, 144  # pixels at most; the page enlarges them
 PALETTE = 64
 MAPPED, FEWEST = 400, 10  # rows on a map
 Pixels = NDArray[np.uint8]
 
 
-def png(image: Pixels) -> str:
-    """(rows, columns[, 3]) as a data URI, at most 72 pixels a side and, in colour, of 64 colours."""
+def png(image: Pixels, side: int = SIDE) -> str:
+    """(rows, columns[, 3]) as a data URI, at most ``side`` pixels a side and, in colour, of 64 colours."""
     picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    picture.thumbnail((side, side), Image.Resampling.BOX)
     if picture.mode == "RGB":
         picture = picture.quantize(PALETTE, dither=Image.Dither.NONE)
     out = io.BytesIO()

@@ -29,6 +29,7 @@ from volssl.evaluation.findings import PIXELS, Curve, Difference, Findings, Fusi
 from volssl.evaluation.plots import Style
 from volssl.evaluation.standings import (
     BETTER,
+    FEW,
     NOISE,
     WORSE,
     Block,
@@ -39,11 +40,10 @@ from volssl.evaluation.standings import (
     protocol_in_words,
     ranked,
     signed,
-    verdict,
     with_interval,
 )
 
-SIGNS = {BETTER: ("▲", "better"), WORSE: ("▼", "worse"), NOISE: ("≈", "within noise")}
+SIGNS = {BETTER: ("▲", "better"), WORSE: ("▼", "worse"), NOISE: ("≈", "within noise"), FEW: ("?", FEW)}
 
 
 def set_chapter(
@@ -66,6 +66,7 @@ def set_chapter(
         *set_features.embedding_map(drawing),
         *set_features.neighbours(drawing),
         *set_features.views(drawing),
+        *set_features.outlines(drawing),
         *_robustness(drawing),
         *_convergence(drawing),
         *_fusion(drawing),
@@ -102,7 +103,8 @@ def _scores_panel(drawing: Drawing, block: Block) -> Panel:
 def _differences(drawing: Drawing) -> tuple[Section, ...]:
     says = (
         "Paired: both encoders saw the same training labels and are scored on the same resampled patients. Where the "
-        "interval crosses the middle line, drawn hollow, the difference is within noise."
+        "interval crosses the middle line, drawn hollow, the difference is within noise; where too few patients were "
+        "tested, all are hollow."
     )
     fused = {fusion.name for fusion in drawing.findings.fusions}
     return section("Differences", says, *(part for block in drawing.blocks for part in _of_block(block, fused)))
@@ -114,14 +116,14 @@ def _of_block(block: Block, fused: set[str]) -> Iterator[Any]:
     told = [d for d in largest if is_random(d.other) or (d.encoder in fused and d.other != PIXELS)]
     if largest:
         yield Heading(capital(f"{protocol_in_words(block.protocol)}, {budget_in_words(block, block.budgets[-1])}"))
-        yield _intervals(told)
+        yield _intervals(block, told)
         rest = [d for d in largest if d not in told]
-        yield folded(f"All {len(block.differences)} differences", _intervals(rest), _all_differences(block))
+        yield folded(f"All {len(block.differences)} differences", _intervals(block, rest), _all_differences(block))
 
 
-def _intervals(found: list[Difference]) -> Intervals | None:
+def _intervals(block: Block, found: list[Difference]) -> Intervals | None:
     scale = max([abs(x) for d in found for x in (d.value.low, d.value.high)], default=0.0) or 1.0
-    lines = tuple(Interval(d.sentence, d.value.low, d.value.value, d.value.high) for d in found)
+    lines = tuple(Interval(d.sentence, d.value.low, d.value.value, d.value.high, not block.few) for d in found)
     return Intervals(lines, scale) if lines else None
 
 
@@ -132,15 +134,15 @@ def _finite(found: Difference) -> bool:
 def _all_differences(block: Block) -> Table:
     pairs = dict.fromkeys((d.encoder, d.other) for d in block.differences)
     by = {(d.encoder, d.other, d.budget): d for d in block.differences}
-    rows = tuple((f"{a} - {b}", tuple(_difference(by.get((a, b, x))) for x in block.budgets)) for a, b in pairs)
+    rows = tuple((f"{a} - {b}", tuple(_difference(block, by.get((a, b, x))) for x in block.budgets)) for a, b in pairs)
     return Table(metric_in_words(block.metric), ("", *(budget_in_words(block, x) for x in block.budgets)), rows)
 
 
-def _difference(found: Difference | None) -> Cell:
+def _difference(block: Block, found: Difference | None) -> Cell:
     if found is None or not _finite(found):
         return Cell("-")
     value, _, bounds = signed(found.value).partition(" ")
-    said = verdict(found.value)
+    said = block.said(found.value)
     return Cell(value, bounds, SIGNS[said] if said else ("", ""))
 
 

@@ -40,7 +40,7 @@ def embedding_map(drawing: Drawing) -> tuple[Section, ...]:
     panels: list[Panel] = []
     legend: tuple[Key, ...] = ()
     for seen in drawing.pictured:
-        if found := pictures.projection(seen.features):
+        if seen.features is not None and (found := pictures.projection(seen.features)):
             rows, xy = found
             colour, names, kinds = _kinds(seen.target, rows)
             svg = plots.embedding(xy, colour, kinds, f"{drawing.key} map {seen.encoder}")
@@ -158,6 +158,22 @@ def views(drawing: Drawing) -> tuple[Section, ...]:
     """Items after preprocessing, and views of them."""
     parts = tuple(_views(seen) for seen in drawing.pictured if seen.views is not None and len(seen.views))
     return section("What the model sees", "Views of test items, a row each.", each(Beside, parts))
+
+
+def outlines(drawing: Drawing) -> tuple[Section, ...]:
+    """Slices of test volumes, each with two outlines."""
+    says = (
+        "Of test volumes the slice that holds most of the mask: its outline is solid and blue, that of what the probe "
+        "of voxels calls dashed and orange; of the first encoder, first seed, at the largest label budget."
+    )
+    parts = tuple(_outlines(seen) for seen in drawing.pictured if seen.outlines is not None)
+    return section("Segmentations", says, each(Beside, parts))
+
+
+def _outlines(seen: Pictured) -> Strips:
+    each_one = zip(seen.outlines, seen.ids, strict=True)
+    shown = tuple(Picture(pictures.png(one, pictures.LARGE), name, name) for one, name in each_one)
+    return Strips(seen.encoder, None, (Strip("", "", shown),), large=True)
 
 
 def _views(seen: Pictured) -> Strips:

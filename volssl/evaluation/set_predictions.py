@@ -11,6 +11,7 @@ from volssl.evaluation import diagnostics, plots
 from volssl.evaluation.document import Matrices, Matrix, Panel, Panels, Section, each, section
 from volssl.evaluation.drawing import Drawing, capital
 from volssl.evaluation.findings import Pictured
+from volssl.evaluation.metrics import BINS
 from volssl.evaluation.plots import Line
 from volssl.evaluation.standings import protocol_in_words, ranked
 from volssl.evaluation.target import Ints, Target
@@ -36,8 +37,9 @@ def roc(drawing: Drawing) -> tuple[Section, ...]:
 def calibration(drawing: Drawing) -> tuple[Section, ...]:
     """A reliability diagram per encoder."""
     says = (
-        "How often what was predicted with a probability came true, with 95 % intervals, and below it how many "
-        "predictions each bin holds. On the diagonal, probabilities mean what they say."
+        f"How often what was predicted with a probability came true, in {diagnostics.BINS} bins of equal width (those "
+        "without predictions are left out), with 95 % intervals, and below it how many predictions each bin holds. On "
+        f"the diagonal, probabilities mean what they say. The calibration error is over {BINS} bins."
     )
     return section("Calibration", says, *drawing.by_protocol(partial(_by_encoder, drawing, _reliability)))
 

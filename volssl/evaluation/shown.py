@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from volssl.evaluation import MasksConfig, StudyConfig
+from volssl.evaluation import MasksConfig, StudyConfig, VoxelsConfig
 from volssl.evaluation.answers import Answers, fits
 from volssl.evaluation.contestants import Contestant
 from volssl.evaluation.findings import Pictured, protocol_name
 from volssl.evaluation.labelled import Budget
 from volssl.evaluation.leakage import Known
+from volssl.evaluation.outlines import outlined
 from volssl.names import shown_id
 from volssl.types import Source
 from volssl.views import ViewsConfig
@@ -41,11 +42,13 @@ def pictured(
     origin: Callable[[Contestant], Origin],
     budgets: Mapping[str, Budget],
 ) -> tuple[Pictured, ...]:
-    """Of each contestant, the answers of seed 0 with most labels, and pictures of the test rows."""
+    """Of each contestant, the answers of seed 0 with most labels, and pictures of the test rows; of masks, of one."""
     data = answers.data
-    if isinstance(data.config.target, MasksConfig):
-        return ()
     most = list(budgets.values())[-1]
+    if isinstance(data.config.target, MasksConfig):
+        probes = [protocol for protocol in config.protocols if isinstance(protocol, VoxelsConfig)]
+        first = next((one for one in data.everybody if one.build and not one.floor), None)
+        return (outlined(answers, first, probes[0], most),) if first and probes else ()
     found = []
     thumbnails: dict[int, NDArray[np.uint8]] = {}  # of each source, made once
     for one in data.everybody:

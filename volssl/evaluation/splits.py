@@ -93,9 +93,8 @@ def folds(y: Ints, groups: Groups, most: int, seed: int) -> list[tuple[Ints, Int
         ValueError: a class has fewer than two patients, or there is one class only.
         DataError: no folds were found of which every training side holds all classes.
     """
-    return [
-        (train.copy(), held.copy()) for train, held in _folds(tuple(y.tolist()), tuple(groups.tolist()), most, seed)
-    ]
+    labels, names = (tuple(np.asarray(given).tolist()) for given in (y, groups))
+    return [(train.copy(), held.copy()) for train, held in _folds(labels, names, most, seed)]
 
 
 @lru_cache(maxsize=256)

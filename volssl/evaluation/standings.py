@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from volssl.evaluation.findings import PIXELS, RANDOM, Difference, Findings, Score
+from volssl.evaluation.findings import PIXELS, RANDOM, Difference, Findings, Score, SetCard
 from volssl.evaluation.leakage import in_words, is_leak
-from volssl.evaluation.statistics import Estimate
+from volssl.evaluation.statistics import LEAST, Estimate
 
 PROTOCOLS = {
     "knn": "k nearest neighbours",
@@ -31,13 +31,15 @@ METRICS = {
 }
 KINDS = {"file": "the same bytes", "image": "the same image", "patient": "the same patient", "study": "the same study"}
 BETTER, WORSE, NOISE = "better than random", "worse than random", "within noise of random"
+FEW = "too few test patients to tell"
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """One data set under one protocol. encoders: floors last; budgets: fewest labels first.
 
-    against: of an encoder at a budget, its difference to the random encoder, where there is one.
+    against: of an encoder at a budget, its difference to the random encoder, where there is one. drawn: encoders that
+    are random themselves, under another name. few: whether too few were tested for anything to be called better.
     """
 
     data: str
@@ -48,6 +50,8 @@ class Block:
     scores: Mapping[tuple[str, str], Score]
     against: Mapping[tuple[str, str], Difference]
     differences: tuple[Difference, ...]
+    drawn: frozenset[str] = frozenset()
+    few: bool = False
 
     @property
     def title(self) -> str:
@@ -74,7 +78,16 @@ class Block:
     def verdict(self, encoder: str, budget: str) -> str | None:
         """How it compares with random initialisation: by the interval of the paired difference."""
         difference = self.against.get((encoder, budget))
-        return verdict(difference.value) if difference else None
+        return self.said(difference.value) if difference else None
+
+    def said(self, difference: Estimate) -> str | None:
+        """In words; None where the interval is undefined."""
+        found = verdict(difference)
+        return FEW if found and self.few else found
+
+    def competes(self, name: str) -> bool:
+        """Whether it is there to beat the floors."""
+        return not_floor(name) and name not in self.drawn
 
 
 def verdict(difference: Estimate) -> str | None:
@@ -112,7 +125,9 @@ def blocks(findings: Findings) -> tuple[Block, ...]:
 
 def _block(findings: Findings, data: str, protocol: str) -> Block:
     scores = [s for s in findings.scores if (s.data, s.protocol) == (data, protocol)]
-    differences = [d for d in findings.differences if (d.data, d.protocol) == (data, protocol)]
+    drawn = frozenset(name for name, card in findings.encoders.items() if card.get("method") == RANDOM)
+    mine = [d for d in findings.differences if (d.data, d.protocol) == (data, protocol)]
+    differences = [d for d in mine if not (d.encoder in drawn and is_random(d.other))]  # to itself
     mean = {s.budget: [one.labels for one in scores if one.budget == s.budget] for s in scores}
     return Block(
         data,
@@ -123,27 +138,34 @@ def _block(findings: Findings, data: str, protocol: str) -> Block:
         {(s.encoder, s.budget): s for s in scores},
         {(d.encoder, d.budget): d for d in reversed(differences) if is_random(d.other)},
         tuple(differences),
+        drawn,
+        any(card.name == data and few(card) for card in findings.sets),
     )
+
+
+def few(card: SetCard) -> bool:
+    """Whether a set has too few test patients for its intervals to be trusted."""
+    return card.tested is not None and card.tested < LEAST
 
 
 def answer(findings: Findings) -> tuple[tuple[str, str], ...]:
     """What is better than random, by how much, and what is within noise, each with the data set it is about.
 
-    The first, the headline, and the last, a caution, are about all.
+    The first, the headline, and the last, cautions, are about all.
     """
     by_set: dict[str, list[Block]] = {}
     for block in blocks(findings):
         by_set.setdefault(block.data, []).append(block)
     leaders = {data: leader for data, found in by_set.items() if (leader := _leader(found))}
     if not leaders:
-        return (("", "No encoder was evaluated beside the floors."),)
+        return (("", "No encoder was evaluated beside the floors."), *_too_few(findings))
     lines = [("", _headline(leaders)), *((data, _line(*leader)) for data, leader in leaders.items())]
-    return (*lines, *(("", line) for line in _caution(findings)))
+    return (*lines, *_too_few(findings), *(("", line) for line in _caution(findings)))
 
 
 def _leader(found: list[Block]) -> tuple[Block, str] | None:
     """The protocol and the encoder that score highest at the largest budget."""
-    best = [(block, name) for block in found if (name := block.best(block.budgets[-1], not_floor))]
+    best = [(block, name) for block in found if (name := block.best(block.budgets[-1], block.competes))]
     return max(best, key=lambda one: _value(*one), default=None)
 
 
@@ -155,17 +177,21 @@ def _value(block: Block, name: str) -> float:
 
 def _headline(leaders: Mapping[str, tuple[Block, str]]) -> str:
     says = {data: block.verdict(name, block.budgets[-1]) for data, (block, name) in leaders.items()}
+    if set(says.values()) == {None}:
+        return "No encoder was compared with a random one at the largest label budget."
     better = [data for data, said in says.items() if said == BETTER]
-    sets = f"{len(better)} of {len(says)} data sets" if len(says) > 1 else f"the data set {next(iter(says))}"
-    if not better:
-        return f"No encoder is shown to be better than a random one on {sets} at the largest label budget."
-    gains = sorted(_gain(*leaders[data]) for data in better)
-    by = f"{gains[0]:.3f}" if len(gains) == 1 else f"{gains[0]:.3f} to {gains[-1]:.3f}"
-    start = f"At the largest label budget, the best encoder is better than a random one on {sets}, by {by}"
-    rest = {NOISE: "within noise on", WORSE: "worse on", None: "not compared on"}
-    ends = [
-        f"{text} {listed([d for d in says if says[d] == said])}" for said, text in rest.items() if said in says.values()
-    ]
+    several, where = len(says) > 1, f"the data set {next(iter(says))}"
+    if better:
+        gains = sorted(_gain(*leaders[data]) for data in better)
+        by = f"{gains[0]:.3f}" if len(gains) == 1 else f"{gains[0]:.3f} to {gains[-1]:.3f}"
+        where = f"{len(better)} of {len(says)} data sets" if several else where
+        start = f"At the largest label budget, the best encoder is better than a random one on {where}, by {by}"
+    else:
+        where = f"any of the {len(says)} data sets" if several else where
+        start = f"No encoder is shown to be better than a random one on {where} at the largest label budget"
+    rest = {NOISE: "within noise on", WORSE: "worse on", FEW: "too few test patients on", None: "not compared on"}
+    told = rest if several else {FEW: rest[FEW]}
+    ends = [f"{text} {listed([d for d in says if says[d] == s])}" for s, text in told.items() if s in says.values()]
     return "; ".join([start, *ends]) + "."
 
 
@@ -181,15 +207,29 @@ def _line(block: Block, name: str) -> str:
     line = f"{name}, {protocol_in_words(block.protocol)}, {labels}: {metric} "
     line += with_interval(block.estimate(name, budget))
     if difference := block.against.get((name, budget)):
-        line += f"; {verdict(difference.value) or 'not comparable with random'}, {signed(difference.value)}"
+        line += f"; {block.said(difference.value) or 'not comparable with random'}, {signed(difference.value)}"
     floor = block.best(budget, is_floor)
     return f"{line}. Best floor: {floor}, {number(block.estimate(floor, budget))}." if floor else f"{line}."
 
 
+def _too_few(findings: Findings) -> Iterator[tuple[str, str]]:
+    """Where an interval cannot be trusted: of perfect scores of four patients it has no width at all."""
+    for card in findings.sets:
+        if card.tested is not None and few(card):
+            each = {"classes": "of its rarest class", "labels": "on the rarer side of the label in the middle"}
+            count, least = (card.tested, LEAST) if card.kind in each else (2 * card.tested, 2 * LEAST)
+            who = f"{count:g} test patient{'' if count == 1 else 's'} {each.get(card.kind, '')}".rstrip()
+            yield (
+                card.name,
+                f"CAUTION: {who}. With fewer than {least}, intervals are too narrow to be trusted, so that nothing "
+                "is called better or worse.",
+            )
+
+
 def _caution(findings: Findings) -> Iterator[str]:
     """How often anything was compared: of many intervals some exclude zero by chance."""
-    against = [d for block in blocks(findings) for d in block.against.values() if not is_floor(d.encoder)]
-    said = Counter(verdict(d.value) for d in against)
+    against = [(b, d) for b in blocks(findings) for d in b.against.values() if not (is_floor(d.encoder) or b.few)]
+    said = Counter(block.said(difference.value) for block, difference in against)
     if len(against) > 1:
         yield (
             f"Over all encoders, protocols and budgets, {said[BETTER]} of {len(against)} comparisons with random are "

@@ -269,7 +269,7 @@ def _scores(found: Found, config: StudyConfig) -> Iterator[Score]:
 
 def _differences(found: Found) -> Iterator[Difference]:
     """Each contestant and its random encoder, raw pixels, and every other; a fusion and what it fuses among them."""
-    metric = found.data.metric
+    metric, tested = found.data.metric, found.data.card().tested
     floors = [one for one in found.data.everybody if one.floor]
     for protocol, budget in dict.fromkeys(key[:2] for key in found.cells):
         here = {name: cell for (p, b, name), cell in found.cells.items() if (p, b) == (protocol, budget)}
@@ -279,7 +279,7 @@ def _differences(found: Found) -> Iterator[Difference]:
         for name, other in pairs:
             if name in here and other in here:
                 gain = estimate(here[name].values[metric] - here[other].values[metric])
-                words = in_words(gain, name, other, METRIC_WORDS.get(metric, metric))
+                words = in_words(gain, name, other, METRIC_WORDS.get(metric, metric), tested)
                 yield Difference(found.data.name, name, other, protocol, budget, metric, gain, words)
 
 

@@ -68,7 +68,11 @@ def read_targets(config: SetConfig, source: PreparedSource, where: str) -> Rows:
     rows = np.flatnonzero(known)
     if not len(rows):
         raise DataError("labels", f"no row of {root.name} says what its item is: fill the column in", where)
-    notes = [_left_out(len(known) - len(rows))] if len(rows) < len(known) else []
+    below = _below_zero(config, table, of_item[~known])
+    if below and target is not None and len(np.unique(target.values[rows])) == 1:
+        what = f"all {len(rows)} labelled rows are {target.names[target.values[rows[0]]]}, and {below} below zero"
+        raise DataError("labels", f"{what} are left out as unknown: write 0 for what is absent, not -1", where)
+    notes = [_left_out(len(known) - len(rows), below)] if len(rows) < len(known) else []
     patients, has_patients = _patients(config, table, of_item[rows], notes)
     split = _split(config, table, of_item[rows], where, notes)
     return Rows(
@@ -100,10 +104,14 @@ class _Table:
     def column(self, name: str) -> list[str]:
         """Its values in the order of the rows."""
         if name not in self.names:
-            near = difflib.get_close_matches(name, self.names, 1, 0.6)
-            meant = f"did you mean {near[0]}?" if near else f"there is {', '.join(self.names)}"
+            near = self.near(name)
+            meant = f"did you mean {near}?" if near else f"there is {', '.join(self.names)}"
             raise DataError("labels", f"{self.path.name} has no column {name}: {meant}", self.where)
         return [line[name] for line in self.lines]
+
+    def near(self, name: str) -> str | None:
+        """The column that is called most like it, if any is."""
+        return next(iter(difflib.get_close_matches(name, self.names, 1, 0.6)), None)
 
     def at(self, name: str, rows: Ints) -> list[str]:
         """Its values at some rows."""
@@ -145,11 +153,39 @@ def _answers(config: SetConfig, table: _Table, rows: Ints) -> tuple[Target | Non
         each = [table.parsed(name, _presence, "0, 1 or empty") for name in wanted.columns]
         values = np.array(each, dtype=np.int64).T[rows]
         return Target("labels", values, wanted.columns), (), np.any(values >= 0, axis=1)
+    target = _classes(wanted, table).at(rows)
+    return target, (), target.values >= 0
+
+
+def _classes(wanted: ClassesConfig, table: _Table) -> Target:
+    """Of every row of the table, -1 where it is unknown; in the order of ``wanted.order``, of numbers, or of names."""
     written = table.column(wanted.column)
     index = classes(written)
     names = {number: label for label, number in reversed(index.items()) if number >= 0}
-    y = np.array([index[label] for label in written], dtype=np.int64)[rows]
-    return Target("classes", y, tuple(names[k] for k in range(len(names)))), (), y >= 0
+    if wanted.order:
+        _require_all(wanted.order, [names[k] for k in range(len(names))], table, wanted.column)
+        index |= {label: wanted.order.index(label) for label in wanted.order}
+        names = dict(enumerate(wanted.order))
+    y = np.array([index[label] for label in written], dtype=np.int64)
+    ordered = bool(wanted.order) or all(_number(name) is not None for name in names.values())
+    return Target("classes", y, tuple(names[k] for k in range(len(names))), ordered)
+
+
+def _require_all(order: Sequence[str], names: Sequence[str], table: _Table, column: str) -> None:
+    """The order holds each class once and nothing else."""
+    said = f"target.order {', '.join(order)}"
+    if lost := [name for name in names if name not in order]:
+        raise DataError("labels", f"{said} lacks {lost[0]}, which {column} holds: give it its place", table.where)
+    if idle := [name for i, name in enumerate(order) if name not in names or name in order[:i]]:
+        what = f"{said} names {idle[0]}, which no row is, or twice"
+        raise DataError("labels", f"{what}: {column} holds {', '.join(names)}", table.where)
+
+
+def _below_zero(config: SetConfig, table: _Table, rows: Ints) -> int:
+    """How many of these rows, whose class is unknown, have a number below zero."""
+    if not isinstance(config.target, ClassesConfig):
+        return 0
+    return sum((_number(label) or 0) < 0 for label in table.at(config.target.column, rows))
 
 
 def _number(text: str) -> float | None:
@@ -174,16 +210,18 @@ def _require_masks(masks: Sequence[Path], where: str) -> None:
 
 def _patients(config: SetConfig, table: _Table, rows: Ints, notes: list[str]) -> tuple[NDArray[np.str_], bool]:
     """Items of one row, such as the slices of a volume, are one patient's in any case."""
-    alone = [f"item {row}" for row in rows]
-    if config.group not in table.names:
-        notes.append(f"no column {config.group}: each row is taken as a patient of its own")
+    alone, whose = [f"item {row}" for row in rows], config.whose
+    if config.group is None and whose not in table.names:
+        near = table.near(whose)
+        meant = f" (if {near} says whose an item is, write group: {near})" if near else ""
+        notes.append(f"no column {whose}: each row is taken as a patient of its own{meant}")
         return np.array(alone), False
-    given = table.at(config.group, rows)
+    given = table.at(whose, rows)
     nobody = [name.lower() in UNKNOWN for name in given]
     if any(nobody):
-        notes.append(f"{sum(nobody)} items name no {config.group}: each row is taken as one of its own")
+        notes.append(f"{sum(nobody)} items name no {whose}: each row is taken as one of its own")
     each = zip(given, nobody, alone, strict=True)
-    return np.array([own if unnamed else f"{config.group} {name}" for name, unnamed, own in each]), True
+    return np.array([own if unnamed else f"{whose} {name}" for name, unnamed, own in each]), True
 
 
 def _split(config: SetConfig, table: _Table, rows: Ints, where: str, notes: list[str]) -> NDArray[np.str_] | None:
@@ -209,6 +247,8 @@ def _require_sides(config: SetConfig, split: NDArray[np.str_], where: str) -> No
 
 def _of_archive(config: SetConfig, source: PreparedSource, root: Path, where: str) -> Rows:
     """Its rows are called ``split/number``."""
+    if config.group is not None:
+        raise DataError("labels", f"an .npz names no patients: leave group ({config.group}) out", where)
     split, number = zip(*(name.split("/") for name in source.ids), strict=True)
     labels: Mapping[str, NDArray[np.int64]] = {name: labels_of(root, name) for name in dict.fromkeys(split)}
     if len({held.shape[1] for held in labels.values()}) > 1:
@@ -240,11 +280,14 @@ def _archived(config: SetConfig, held: NDArray[np.int64], where: str) -> tuple[T
         values, index = np.unique(held[known, column], return_inverse=True)
         y = np.full(len(held), -1)
         y[known] = index
-        return Target("classes", y, tuple(str(value) for value in values)), known
+        if wanted.order:
+            raise DataError("labels", "an .npz numbers its classes: leave target.order out", where)
+        return Target("classes", y, tuple(str(value) for value in values), ordered=True), known
     if isinstance(wanted, NumberConfig):
         return Target("number", held[:, column].astype(np.float64), (wanted.column,)), np.full(len(held), True)
     raise DataError("labels", "an .npz has no masks: use a labels.csv of volumes", where)
 
 
-def _left_out(count: int) -> str:
-    return f"{count} items without an answer are left out"
+def _left_out(count: int, below: int = 0) -> str:
+    negative = f" ({below} of them have a label below zero, which stands for unknown)" if below else ""
+    return f"{count} items without an answer are left out{negative}"

@@ -12,6 +12,7 @@ from rich.text import Text
 from volssl.evaluation.findings import Findings
 from volssl.evaluation.standings import (
     BETTER,
+    FEW,
     NOISE,
     WORSE,
     Block,
@@ -25,11 +26,11 @@ from volssl.evaluation.standings import (
     with_interval,
 )
 
-SIGNS = {BETTER: "▲", WORSE: "▼", NOISE: "≈"}
+SIGNS = {BETTER: "▲", WORSE: "▼", NOISE: "≈", FEW: "?"}
 CAPTION = (
     "Means over seeds; in brackets the 95 % interval over resampled test patients. The best of a column is bold, the "
     "best floor has a †. By the interval of the paired difference to a random encoder: ▲ better, ▼ worse, ≈ within "
-    "noise."
+    "noise, ? too few test patients to tell."
 )
 CELL, LONGEST = 15, 24  # characters of a column of numbers; of a name
 
@@ -45,11 +46,16 @@ def markdown(findings: Findings) -> str:
         ruled = [head, ["---"] * len(head), *lines]
         table = "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in ruled)
         parts += [f"{block.data}: {block.title}", table, *_sentences(block)]
-    return "\n\n".join([*parts, *findings.notes, CAPTION]) + "\n"
+    return "\n\n".join([*parts, *_notes(findings), CAPTION]) + "\n"
 
 
 def _about(data: str, line: str) -> str:
     return f"{data}: {line}" if data else line
+
+
+def _notes(findings: Findings) -> list[str]:
+    """Of all, then those of each data set's card."""
+    return [*findings.notes, *(f"{card.name}: {note}" for card in findings.sets for note in card.notes)]
 
 
 def _line(block: Block, name: str) -> list[str]:
@@ -79,7 +85,7 @@ def show(findings: Findings, console: Console) -> None:
         for sentence in _sentences(block):
             console.print(Text(sentence))
     console.print()
-    for line in (*findings.notes, CAPTION):
+    for line in (*_notes(findings), CAPTION):
         console.print(Text(line, style="dim"))
 
 

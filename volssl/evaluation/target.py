@@ -18,14 +18,20 @@ Kind = Literal["classes", "labels", "number"]
 class Target:
     """What each of N rows is.
 
-    kind and values: ``classes`` (N,) int64 0..K-1, one class a row (binary where K is 2); ``labels`` (N, L) int64, 1 or
-    0 for each of L labels that may hold together, -1 where unknown; ``number`` (N,) float64.
-    names: of the K classes, of the L labels, or of the number.
+    kind and values, an array or a list: ``classes`` (N,) int64 0..K-1, one class a row (binary where K is 2);
+    ``labels`` (N, L) int64, 1 or 0 for each of L labels that may hold together, -1 where unknown; ``number`` (N,)
+    float64.
+    names: of the K classes, of the L labels, or of the number. ordered: whether the K classes are grades from low to
+    high, of which some are farther apart than others.
     """
 
     kind: Kind
     values: NDArray[Any]
     names: tuple[str, ...]
+    ordered: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", np.asarray(self.values))
 
     def __len__(self) -> int:
         return len(self.values)
