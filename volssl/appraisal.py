@@ -21,7 +21,7 @@ from volssl.evaluation import ACLTearConfig, EvaluateConfig, StudyConfig
 from volssl.evaluation.acl_tear import run_acl_tear
 from volssl.evaluation.card import Card
 from volssl.evaluation.cohort import check_acl_tear, check_study
-from volssl.evaluation.contestants import Contestant
+from volssl.evaluation.contestants import PUBLISHED, Contestant
 from volssl.evaluation.encoder import Encoder, save_encoder
 from volssl.evaluation.findings import Findings
 from volssl.evaluation.leakage import Known, known_of
@@ -202,9 +202,13 @@ def _known(encoder: Path) -> Known:
 
 
 def origin_of(one: Contestant) -> Origin:
-    """What the folder of an encoder, and that of the run which it lies in, say of its training."""
+    """What the folder of an encoder, and that of the run which it lies in, say of its training.
+
+    Of published weights it is known that they were trained, and not on what.
+    """
     if one.folder is None:
-        return Origin()
+        trained = one.card.method == PUBLISHED and not one.floor
+        return Origin(known=Known(one.card)) if trained else Origin()
     known, run = _known(one.folder), run_folder(one.folder)
     if run is None:
         return Origin(known=known)

@@ -58,7 +58,8 @@ class Answers:
                 return {"x": raw_pixels(source, one.card.size)}
             return {"x": extract(one.build(seed), source, batch=BATCH, device=self.device)}
 
-        found = self.ledger.recall([*self._key(one, seed), "features"], make)["x"]
+        key = [*_who(one, seed), self.data.items_key(one.card), "features"]
+        found = self.ledger.recall(key, make)["x"]
         if not np.isfinite(found).all():
             item = source.ids[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])]
             raise DataError(
@@ -269,7 +270,11 @@ class Answers:
         return join(list(zip(at, parts, strict=True)), len(place))
 
     def _key(self, one: Contestant, seed: int) -> list[Any]:
-        return [one.key, seed if one.drawn else None, self.data.key(one.card)]
+        return [*_who(one, seed), self.data.key(one.card)]
+
+
+def _who(one: Contestant, seed: int) -> list[Any]:
+    return [one.key, seed if one.drawn else None]
 
 
 WEIGHTS = ("weights", "without")

@@ -15,8 +15,9 @@ from volssl.data.image_config import ImageConfig
 from volssl.errors import ConfigError, DataError
 from volssl.evaluation import EncoderConfig, SetConfig
 from volssl.evaluation.card import Card
-from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
+from volssl.evaluation.encoder import CARD, Encoder, build_network, load_encoder, random_encoder
 from volssl.evaluation.findings import PIXELS, RANDOM
+from volssl.models import BackboneConfig
 from volssl.models.weights import load_weights
 
 PUBLISHED = "published"
@@ -27,7 +28,8 @@ class Contestant:
     """An encoder under its name.
 
     card: how its images are prepared. build: the encoder of a seed; None for raw pixels. drawn: whether each seed has
-    one of its own. floor: whether it is there for the others to beat. folder: where it came from, if from a folder.
+    one of its own. floor: whether it is there for the others to beat. folder: of the encoder whose weights it has, if
+    they were trained here.
     """
 
     name: str
@@ -94,7 +96,15 @@ def _opened(name: str, config: EncoderConfig, where: SetConfig, key: str) -> Con
         raise ConfigError(f"{key}.backbone.weights: {error}") from error
     digest = hashlib.sha256(safetensors.torch.save(network.state_dict())).hexdigest()
     card = card.model_copy(update={"sha256": digest})
-    return Contestant(name, card, _always(Encoder(network, card).eval()))
+    return Contestant(name, card, _always(Encoder(network, card).eval()), folder=_own(config.backbone))
+
+
+def _own(backbone: BackboneConfig | None) -> Path | None:
+    """The folder of the encoder that a backbone takes its weights from: its path, or that of a file in it."""
+    if backbone is None or backbone.weights is None:
+        return None
+    path = Path(backbone.weights.path)
+    return next((folder for folder in (path, path.parent) if (folder / CARD).is_file()), None)
 
 
 def _card(config: EncoderConfig, where: SetConfig, key: str) -> Card:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,6 +58,7 @@ class LabelledSet:
     resamples: Resamples
     notes: tuple[str, ...] = ()
     _chosen: dict[tuple[int, Budget, int], Ints] = field(default_factory=dict)
+    _keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> Ints:
@@ -86,13 +88,26 @@ class LabelledSet:
         target = self.config.target
         return target.classes if isinstance(target, MasksConfig) else self.target.names
 
+    def items_key(self, card: Card) -> str:
+        """What names all items as the card prepares them."""
+        if (known := self._keys.get(name := _prepared(card))) is None:
+            source, told = self.source(card), hashlib.sha256(name.encode())
+            for item, fingerprint in zip(source.ids, source.fingerprints, strict=True):
+                told.update(f"{item}\0{fingerprint}\n".encode())
+            known = self._keys[name] = told.hexdigest()
+        return known
+
     def key(self, card: Card) -> str:
-        """What names the rows as the card prepares them, with their answers."""
-        source, told = self.source(card), hashlib.sha256(_prepared(card).encode())
-        for row in self.rows:
-            told.update(f"{source.ids[int(row)]}\0{source.fingerprints[int(row)]}\n".encode())
-        told.update(np.ascontiguousarray(self.target.values).tobytes())
-        return told.hexdigest()
+        """What names the items, the rows, and all that the table and the masks say of them, voxels included."""
+        if (known := self._keys.get(name := f"rows {_prepared(card)}")) is None:
+            says = [self.target.kind, self.target.names, self.classes, self.table.patients.tolist()]
+            told = hashlib.sha256(json.dumps([self.items_key(card), *says]).encode())
+            for array in (self.rows, self.target.values):
+                told.update(np.ascontiguousarray(array).tobytes())
+            for mask in self.masks.get(_prepared(card), ()):
+                told.update(f"{tuple(mask.shape)}".encode() + mask.contiguous().numpy().tobytes())
+            known = self._keys[name] = told.hexdigest()
+        return known
 
     def chosen(self, part: int, budget: Budget, seed: int) -> Ints:
         """The training rows that a label budget leaves: the same for everybody."""
