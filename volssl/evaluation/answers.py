@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from volssl.errors import DataError
-from volssl.evaluation import FinetuneConfig, FusionConfig, KNNConfig, LinearConfig, VoxelsConfig
+from volssl.evaluation import FinetuneConfig, FusionConfig, KNNConfig, LinearConfig, ProtocolConfig, VoxelsConfig
 from volssl.evaluation.chained import Chained
 from volssl.evaluation.contestants import Contestant
 from volssl.evaluation.features import extract
@@ -128,7 +128,7 @@ class Answers:
             changed = np.concatenate([self._changed(one, part, seed, strength) for strength in wanted])
             return self._linear(self.features(one, seed), rows, changed)
 
-        key = [self._key(one, seed), protocol.model_dump(mode="json"), seed, strengths]
+        key = [self._key(one, seed), _asked(protocol), seed, strengths]
         return _cut(self._kept(key, part, budget, seed, make), len(test))
 
     def _changed(self, one: Contestant, part: int, seed: int, strength: Strength) -> Floats:
@@ -162,7 +162,7 @@ class Answers:
             )
             return {"dice": found}
 
-        key = [self._key(one, seed), protocol.model_dump(mode="json"), digest(rows), digest(test), seed]
+        key = [self._key(one, seed), _asked(protocol), digest(rows), digest(test), seed]
         return self.ledger.recall(key, make)["dice"].astype(np.float64)
 
     def _columns(self, one: Contestant, seed: int) -> Hypercolumns:
@@ -208,7 +208,7 @@ class Answers:
     def _of_part(
         self, one: Contestant, protocol: KNNConfig | LinearConfig | FinetuneConfig, part: int, budget: Budget, seed: int
     ) -> Predicted:
-        key = [self._key(one, seed), protocol.model_dump(mode="json")]
+        key = [self._key(one, seed), _asked(protocol)]
         if isinstance(protocol, FinetuneConfig):
             return self._kept(
                 [*key, seed], part, budget, seed, lambda rows: self._tuned(one, protocol, part, rows, seed)
@@ -271,6 +271,11 @@ class Answers:
 
     def _key(self, one: Contestant, seed: int) -> list[Any]:
         return [*_who(one, seed), self.data.key(one.card)]
+
+
+def _asked(protocol: ProtocolConfig) -> dict[str, Any]:
+    """What the answers depend on, which is not what it is called."""
+    return protocol.model_dump(mode="json", exclude={"title"})
 
 
 def _who(one: Contestant, seed: int) -> list[Any]:
