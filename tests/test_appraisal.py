@@ -149,6 +149,11 @@ def test_a_best_score_of_another_evaluation_is_not_compared(folder: Path) -> Non
         assert json.loads(record.read_text())["score"] == expected
 
 
+def test_an_output_that_cannot_be_made(folder: Path) -> None:
+    with pytest.raises(UserError, match="output: /proc/nothing/here"):
+        run.train(config.load(written(folder), ["output=/proc/nothing/here"]))
+
+
 def test_encoders_are_called_as_the_method_keeps_them(folder: Path) -> None:
     """Known without building them: one, two kinds, two of a kind."""
     small = {"name": "resnet", "dims": 2, "depth": 10, "stem": "small", "width": 4}

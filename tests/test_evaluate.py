@@ -286,13 +286,26 @@ def test_a_patient_on_both_sides_is_found(tmp_path: Path, cohort: Path) -> None:
         (["encoders.mine={path: x, size: [3, 3]}"], "size"),
         (["encoders.mine={part: 0, backbone: {name: resnet, dims: 2, depth: 10, stem: small}}"], "part"),
         (["robustness={rotation: [], scale: [], intensity: [], noise: [], blur: []}"], "robustness"),
+        (["robustness={}", "protocols=[{name: knn}]"], "robustness: is of linear probes"),
+        (["convergence={}", "encoders={}"], "convergence: compares"),
         (["output=/proc/nothing/here"], "output"),
         (["encoders={}", "sets.s.encoders={mine: nowhere}"], "sets.s.encoders.mine: encoder: nowhere"),
     ],
     ids=[
         *("column", "encoder", "dims", "protocol", "split", "budget", "two protocols", "only voxels", "no voxels"),
         *("only pixels", "fusion of one", "fusion of nobody", "fused twice", "fusion without peers", "frozen fusion"),
-        *("DVME", "concatenation", "two fractions", "size", "part", "no strength", "output", "encoder of a set"),
+        *(
+            "DVME",
+            "concatenation",
+            "two fractions",
+            "size",
+            "part",
+            "no strength",
+            "nothing changed",
+            "nobody converges",
+            "output",
+            "encoder of a set",
+        ),
     ],
 )
 def test_other_faults_are_one_line(tmp_path: Path, cohort: Path, overrides: list[str], told: str) -> None:
@@ -315,7 +328,7 @@ def test_a_class_of_too_few_patients_for_folds_is_counted_over_all(tmp_path: Pat
 
 def test_two_settings_of_a_protocol_stand_side_by_side(tmp_path: Path, cohort: Path) -> None:
     """Under their titles; and what is worked out does not depend on the title."""
-    near = [{"name": "knn", "k": 1, "title": "nearest"}, {"name": "knn"}]
+    near: list[dict[str, Any]] = [{"name": "knn", "k": 1, "title": "nearest"}, {"name": "knn"}]
     run.evaluate(load_evaluation(written(tmp_path, cohort, protocols=near, floors=[])))
     found = scores(tmp_path, "auroc")
     assert {key[1] for key in found} == {"nearest", "knn"}
@@ -345,8 +358,9 @@ def test_all_labels_of_an_archive(tmp_path: Path) -> None:
     labels = rng.integers(0, 2, size=(40, 2))
     images = (rng.integers(40, 100, size=(40, 16, 16)) + 50 * labels[:, :1, None]).astype(np.uint8)
     sides = {"train": slice(0, 24), "test": slice(24, 40)}
-    arrays = {f"{side}_images": images[rows] for side, rows in sides.items()}
-    np.savez(tmp_path / "a.npz", **arrays, **{f"{side}_labels": labels[rows] for side, rows in sides.items()})
+    arrays: dict[str, Any] = {f"{side}_images": images[rows] for side, rows in sides.items()}
+    arrays |= {f"{side}_labels": labels[rows] for side, rows in sides.items()}
+    np.savez(tmp_path / "a.npz", **arrays)
     given: dict[str, Any] = {"encoders": {}, "floors": ["pixels"], "protocols": [{"name": "linear"}]}
     config = written(tmp_path, tmp_path, table="a.npz", target={"name": "labels"}, **given)
     run.evaluate(load_evaluation(config))

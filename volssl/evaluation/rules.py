@@ -27,6 +27,7 @@ def faults(config: StudyConfig) -> Iterator[str]:
         if told := _idle(config, one):
             yield f"sets.{name}: {told}"
     yield from _no_peers(config)
+    yield from _nothing_swept(config)
 
 
 def name_fault(shared: Collection[str], own: Collection[str], given: Collection[str] = ()) -> str | None:
@@ -93,6 +94,15 @@ def _no_peers(config: StudyConfig) -> Iterator[str]:
             yield f"fusion.{i}: {what}: add {{name: finetune}} to protocols"
         elif not fusion.end_to_end and probing(config.protocols) is None:
             yield f"fusion.{i}: is compared with linear probes, and there are none: add {{name: linear}} to protocols"
+
+
+def _nothing_swept(config: StudyConfig) -> Iterator[str]:
+    """What is asked for beside the table, of a study in which nobody could be asked."""
+    some = _without_masks(config).values()
+    if config.robustness and some and not any(one.name in ("linear", "finetune") for one in config.protocols):
+        yield "robustness: is of linear probes and fine-tuned networks: add {name: linear} to protocols"
+    if config.convergence and some and not any(config.has_encoders(one) for one in some):
+        yield "convergence: compares pre-trained encoders with ones from scratch: name encoders, or leave it out"
 
 
 def full_tuning(protocols: Sequence[ProtocolConfig]) -> ProtocolConfig | None:
