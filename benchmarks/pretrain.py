@@ -31,7 +31,8 @@ import numpy as np
 from benchmarks.outcomes import Line, append, packed, read, unpacked
 from volssl import config, strict_yaml
 from volssl.config import Run
-from volssl.evaluation.encoder import CARD, Encoder, load_encoder, random_encoder
+from volssl.evaluation.card import CARD
+from volssl.evaluation.encoder import Encoder, load_encoder, random_encoder
 from volssl.evaluation.features import extract
 from volssl.evaluation.linear import linear_probe
 from volssl.evaluation.probe import Scores, Worth, cross_fit, measure

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,11 +17,18 @@ from unittest.mock import patch
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tests.evaluation.planted import encoder, pictures, table
-from volssl import cli, run
+from volssl import appraisal, cli, run
 from volssl.config import load_evaluation
+from volssl.data.identity import identify
+from volssl.data.image_config import ImageConfig
+from volssl.data.seen import SeenItems
+from volssl.evaluation.card import Fingerprint
+from volssl.evaluation.contestants import PUBLISHED, Contestant
+from volssl.evaluation.encoder import load_encoder, save_encoder
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -164,7 +172,9 @@ def test_everything_at_once(tmp_path: Path, cohort: Path) -> None:
     )
     run.evaluate(load_evaluation(config))
     found = scores(tmp_path, "auroc")
-    assert {"random mine", "random other", "pixels", "DVME 1", "concatenation 1", "DVME 2"} <= {key[0] for key in found}
+    named = {"random mine", "random other", "pixels", "DVME 1", "concatenation 1", "DVME 2", "concatenation 2, frozen"}
+    assert named <= {key[0] for key in found}
+    assert {key[0] for key in found if key[1] == "finetune"} >= {"mine", "other", "DVME 2"}
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     clean = {(c["encoder"], c["protocol"]): c["estimates"][0]["value"] for c in content["robustness"]}
     assert clean["mine", "linear"] == pytest.approx(found["mine", "linear", "100 %"])
@@ -310,11 +320,156 @@ def test_a_patient_on_both_sides_is_found(tmp_path: Path, cohort: Path) -> None:
         (["protocols=[{name: linaer}]"], "linear"),
         (["sets.s.test=[valid]"], "valid"),
         (["fractions=[]"], "per_class"),
+        (["protocols=[{name: knn, k: 1}, {name: knn, k: 20}]"], "title"),
+        (["protocols=[{name: voxels}]"], "sets.s: voxels"),
+        (["sets.s.target={name: masks, classes: [a]}"], "add {name: voxels}"),
+        (["encoders={}", "floors=[pixels]", "protocols=[{name: finetune}]"], "raw pixels"),
+        (["fusion=[{}]"], "fusion.0"),
+        (["fusion=[{encoders: [mine, yours]}]"], "yours"),
+        (["encoders.b=b", "fusion=[{encoders: [mine, mine]}]"], "mine is named twice"),
+        (["encoders.b=b", "fusion=[{end_to_end: true}]"], "add {name: finetune}"),
+        (["encoders.b=b", "fusion=[{}]", "protocols=[{name: knn}]"], "add {name: linear}"),
+        (["encoders={DVME: x}"], "DVME is the name of a fusion"),
+        (["encoders={concatenation 2: x}"], "concatenation 2 is the name of a fusion"),
+        (["fractions=[0.1, 0.1000001]"], "10 %"),
+        (["encoders.mine={path: x, size: [3, 3]}"], "size"),
+        (["encoders.mine={part: 0, backbone: {name: resnet, dims: 2, depth: 10, stem: small}}"], "part"),
+        (["robustness={rotation: [], scale: [], intensity: [], noise: [], blur: []}"], "robustness"),
+        (["robustness={}", "protocols=[{name: knn}]"], "robustness: is of linear probes"),
+        (["convergence={}", "encoders={}"], "convergence: compares"),
+        (["output=/proc/nothing/here"], "output"),
+        (["encoders={}", "sets.s.encoders={mine: nowhere}"], "sets.s.encoders.mine: encoder: nowhere"),
     ],
-    ids=["column", "encoder", "dims", "protocol", "split", "budget"],
+    ids=[
+        *("column", "encoder", "dims", "protocol", "split", "budget", "two protocols", "only voxels", "no voxels"),
+        *("only pixels", "fusion of one", "fusion of nobody", "fused twice", "fusion without peers", "frozen fusion"),
+        *(
+            "DVME",
+            "concatenation",
+            "two fractions",
+            "size",
+            "part",
+            "no strength",
+            "nothing changed",
+            "nobody converges",
+            "output",
+            "encoder of a set",
+        ),
+    ],
 )
 def test_other_faults_are_one_line(tmp_path: Path, cohort: Path, overrides: list[str], told: str) -> None:
     assert told in refused(written(tmp_path, cohort), *overrides)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there_is_refused_under_its_key(tmp_path: Path, cohort: Path) -> None:
+    assert refused(written(tmp_path, cohort), "device=cuda").startswith("volssl: device: ")
+
+
+def test_a_class_of_too_few_patients_for_folds_is_counted_over_all(tmp_path: Path, cohort: Path) -> None:
+    def rare(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        kept = [{key: value for key, value in row.items() if key != "split"} for row in rows]
+        return [{**row, "label": "odd"} if row["patient"] in {"p00", "p03"} else row for row in kept]
+
+    message = refused(spoilt(tmp_path, cohort, rare))
+    assert "sets.s: labels: odd has 2 of 30 patients" in message
+
+
+def test_two_settings_of_a_protocol_stand_side_by_side(tmp_path: Path, cohort: Path) -> None:
+    """Under their titles; and what is worked out does not depend on the title."""
+    near: list[dict[str, Any]] = [{"name": "knn", "k": 1, "title": "nearest"}, {"name": "knn"}]
+    run.evaluate(load_evaluation(written(tmp_path, cohort, protocols=near, floors=[])))
+    found = scores(tmp_path, "auroc")
+    assert {key[1] for key in found} == {"nearest", "knn"}
+    kept = len(list((tmp_path / "out" / "cells").iterdir()))
+    other = [{**near[0], "title": "closest"}, near[1]]
+    run.evaluate(load_evaluation(written(tmp_path, cohort, protocols=other, floors=[])))
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == kept
+    assert scores(tmp_path, "auroc")["mine", "closest", "100 %"] == found["mine", "nearest", "100 %"]
+
+
+def test_other_patients_are_other_answers(tmp_path: Path, cohort: Path) -> None:
+    """The sides are the same, and who is whose is not: cross-validation is done anew, on the features of before."""
+
+    def alone(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [{**row, "patient": f"p{i}"} for i, row in enumerate(rows)]
+
+    cells = tmp_path / "out" / "cells"
+    for change, kept in ((list, 2), (alone, 3)):
+        config = load_evaluation(spoilt(tmp_path, cohort, change), ["protocols=[{name: linear}]", "floors=[]"])
+        run.evaluate(config)
+        assert len(list(cells.iterdir())) == kept
+
+
+def test_all_labels_of_an_archive(tmp_path: Path) -> None:
+    """Without columns, every one; of classes (control) it must be said which."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, size=(40, 2))
+    images = (rng.integers(40, 100, size=(40, 16, 16)) + 50 * labels[:, :1, None]).astype(np.uint8)
+    sides = {"train": slice(0, 24), "test": slice(24, 40)}
+    arrays: dict[str, Any] = {f"{side}_images": images[rows] for side, rows in sides.items()}
+    arrays |= {f"{side}_labels": labels[rows] for side, rows in sides.items()}
+    np.savez(tmp_path / "a.npz", **arrays)
+    given: dict[str, Any] = {"encoders": {}, "floors": ["pixels"], "protocols": [{"name": "linear"}]}
+    config = written(tmp_path, tmp_path, table="a.npz", target={"name": "labels"}, **given)
+    run.evaluate(load_evaluation(config))
+    card = json.loads((tmp_path / "out" / "results.json").read_text())["sets"][0]
+    assert card["counts"] == {f"label {i}": float(labels[:, i].sum()) for i in range(2)}
+    assert "label_column" in refused(written(tmp_path, tmp_path, table="a.npz", **given))
+
+
+def test_weights_of_an_encoder_are_audited_as_the_encoder(tmp_path: Path, cohort: Path) -> None:
+    """What it was trained on is found, given as weights."""
+    source = ImageConfig(root=str(cohort / "labels.csv"), split="all", cache=str(tmp_path / "cache"))
+    seen = SeenItems.of(identify(source.build((16, 16))), b"k" * 32)
+    old = load_encoder(cohort / "encoder")
+    fingerprint = Fingerprint(digest="", count=60)
+    card = old.card.model_copy(update={"fingerprint": fingerprint})
+    save_encoder(tmp_path / "enc", old.network, card, seen)
+    backbone = {"name": "resnet", "dims": 2, "depth": 10, "stem": "small", "width": 4}
+    given = {"path": str(tmp_path / "enc")}
+    config = written(
+        tmp_path,
+        cohort,
+        encoders={"own": {"backbone": {**backbone, "weights": given}}},
+        protocols=[{"name": "knn"}],
+        floors=[],
+    )
+    run.evaluate(load_evaluation(config))
+    audit = json.loads((tmp_path / "out" / "results.json").read_text())["audit"]
+    assert [(found["kind"], found["test_count"]) for found in audit["overlaps"]] == [("file", 20)]
+
+
+def test_published_weights_keep_no_list(cohort: Path) -> None:
+    one = Contestant("p", load_encoder(cohort / "encoder").card.model_copy(update={"method": PUBLISHED}), None)
+    known = appraisal.origin_of(one).known
+    assert known is not None
+    assert known.items is None
+    assert appraisal.origin_of(replace(one, floor=True)).known is None
+
+
+def test_masks_of_one_size(tmp_path: Path) -> None:
+    """Nothing is to be told apart but voxels, and one patient is enough to test on."""
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        volume, mask = rng.normal(size=(8, 8, 8)), np.zeros((8, 8, 8), np.uint8)
+        mask[2:6, 2:6, 2:6] = 1
+        nib.save(nib.Nifti1Image((volume + 3 * mask).astype(np.float32), np.eye(4)), tmp_path / f"v{i}.nii")
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / f"m{i}.nii")
+    columns = {
+        "path": [f"v{i}.nii" for i in range(4)],
+        "mask": [f"m{i}.nii" for i in range(4)],
+        "patient": list("abcd"),
+    }
+    table(tmp_path / "t.csv", {**columns, "split": ["train", "train", "train", "test"]})
+    config = written(tmp_path, tmp_path, table="t.csv", encoders={}, floors=["pixels"], protocols=[{"name": "voxels"}])
+    data = f"{{name: volume, root: {tmp_path / 't.csv'}, region: [8, 8, 8]}}"
+    over = [f"sets.s.data={data}", "sets.s.target={name: masks, classes: [cube]}", "robustness={}"]
+    run.evaluate(load_evaluation(config, over))
+    assert scores(tmp_path, "dice")["pixels", "voxels", "100 %"] > 0.8
+    card = json.loads((tmp_path / "out" / "results.json").read_text())["sets"][0]
+    assert card["counts"] == {"mean": 64.0, "sd": 0.0}
+    assert any("masks" in note and "robustness" in note for note in card["notes"])
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, cohort: Path) -> None:

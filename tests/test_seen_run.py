@@ -15,7 +15,7 @@ from volssl import run
 from volssl.config import load
 from volssl.data.identity import identify
 from volssl.data.seen import read_key
-from volssl.evaluation.encoder import read_card
+from volssl.evaluation.card import read_card
 from volssl.evaluation.leakage import audit, known_of
 
 CONFIG = """\

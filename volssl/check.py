@@ -14,6 +14,7 @@ from volssl.data.count import count
 from volssl.data.mixture_config import MixtureConfig
 from volssl.engine.processor import emulates_bf16
 from volssl.errors import ConfigError
+from volssl.evaluation import StudyConfig
 from volssl.models.cost import Cost
 
 GIB = 2**30
@@ -24,10 +25,11 @@ def derived(run: Run) -> list[tuple[str, str]]:
     """(name, value) rows for a person.
 
     Raises:
-        DataError: ``data.root`` does not exist.
+        DataError: ``data.root`` does not exist, or as ``check_study``.
         ConfigError: a file of weights does not.
     """
     _check_weights(run)
+    _check_studies(run)
     parts = run.data.members if isinstance(run.data, MixtureConfig) else (run.data,)
     counts = [count(part) for part in parts]
     items = sum(filter(None, counts)) if all(counts) else None
@@ -56,6 +58,17 @@ def _check_weights(run: Run) -> None:
     if missing:
         lines = (f"{key}.weights.path: {path} does not exist: give the path of a file" for key, path in missing)
         raise ConfigError("\n".join(lines))
+
+
+def _check_studies(run: Run) -> None:
+    """Data that are made when they are first wanted have no table yet."""
+    if any(part.name == "phantom" for part in getattr(run.data, "parts", (run.data,))):
+        return
+    from volssl.evaluation.foresight import check_study  # what reads tables is loaded where there are any
+
+    for i, one in enumerate(run.evaluate):
+        if isinstance(one, StudyConfig):
+            check_study(one, run.encoder_names, run.data.dims, f"evaluate.{i}")
 
 
 def _epochs(run: Run, counts: Sequence[int | None], items: int | None) -> list[tuple[str, str]]:

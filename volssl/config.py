@@ -63,6 +63,15 @@ class Run(Schema):
         """Every encoder that is trained, by its key: that of ``backbone``, and those that the method adds."""
         return {"backbone": self.backbone} | {f"method.{key}": one for key, one in self.method.partners.items()}
 
+    @property
+    def encoder_names(self) -> tuple[str, ...]:
+        """What evaluations call them: ``pre-trained``, or of several as the method keeps them."""
+        kinds = [backbone.name for backbone in self.backbones.values()]
+        if len(kinds) == 1:
+            return ("pre-trained",)
+        alike = len(set(kinds)) < len(kinds)
+        return tuple(f"{kind}-{i + 1}" if alike else kind for i, kind in enumerate(kinds))
+
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> Run:
     """Read a configuration file, apply ``key=value`` overrides (values are YAML), and check everything.
@@ -187,13 +196,19 @@ def _sizes(views: ViewsConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _part_faults(run: Run) -> Iterator[tuple[str, str]]:
-    """An evaluation prepares its images as those of one data set were; each data set has labels of its own."""
+    """An evaluation prepares its images as those of one data set were; each data set has labels of its own.
+
+    One evaluation chooses ``best/``: scores of two are no one's to compare.
+    """
     parts = run.data.parts if isinstance(run.data, MixtureConfig) else ()
     wanted_sets, sets = len(run.method.label_sets), len(parts) or 1
     if wanted_sets and wanted_sets != sets:
         has = f"each of the {sets} parts of data" if parts else "the data"
         without = ", with 0 for a part without labels" if parts else ""
         yield "method.classes", f"{wanted_sets} sets of labels, but there is one for {has}: give {sets}{without}"
+    choosing = [i for i, wanted in enumerate(run.evaluate) if wanted.best]
+    for i in choosing[1:]:
+        yield f"evaluate.{i}.best", f"evaluate.{choosing[0]} chooses best/ already: leave one"
     for i, wanted in enumerate(run.evaluate):
         if parts and wanted.part is None:
             yield f"evaluate.{i}.part", f"is missing: write as which of the parts 0 to {len(parts) - 1} it is prepared"
@@ -262,7 +277,7 @@ def _located(document: strict_yaml.Document, name: str, key: str, what: str) -> 
     while path and path not in document.marks:
         path = path[:-1]
     place = f"{name}:{document.marks[path][0]}:{document.marks[path][1]}" if path else name
-    return f"{place}: {key}: {what}"
+    return f"{place}: {key}: {what}" if key else f"{place}: {what}"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

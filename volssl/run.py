@@ -73,7 +73,7 @@ def acl_tear(encoder: Path, config: ACLTearConfig, out: Path) -> None:
 
 def evaluate(config: EvaluateConfig) -> None:
     """Work out what ``config`` asks for, and write results and report to its output."""
-    appraisal.evaluate(config, _device(config.device), Console(highlight=False))
+    appraisal.evaluate(config, _device(config.device, "device"), Console(highlight=False))
 
 
 def embed(encoder: Path, data: Path, out: Path, *, part: int | None, workers: int) -> None:
@@ -227,9 +227,9 @@ def claim(folder: Path, run: Run) -> Path:
     return folder
 
 
-def _device(wanted: str) -> Literal["cpu", "cuda"]:
+def _device(wanted: str, key: str = "loop.device") -> Literal["cpu", "cuda"]:
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("loop.device: cuda is asked for and there is none: use auto or cpu")
+        raise ConfigError(f"{key}: cuda is asked for and there is none: use auto or cpu")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 

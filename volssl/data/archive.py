@@ -8,19 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from volssl.data.array_file import array_header
-from volssl.data.door import Found
 from volssl.data.fingerprint import stamp
 from volssl.data.image_config import SPLITS, ImageConfig
 from volssl.data.preflight import check_ratio, check_shape, guard, opened
-from volssl.data.recipe import Entry
 from volssl.errors import DataError
 from volssl.names import private
+
+if TYPE_CHECKING:
+    from volssl.data.recipe import Entry
 
 
 def rows(config: ImageConfig) -> list[Entry]:
@@ -44,6 +46,16 @@ def label_columns(path: Path) -> int:
     return max((one.size // len(one) for one in labels), default=0)
 
 
+def names(path: Path) -> tuple[str, ...]:
+    """What all rows are called, told from the labels alone.
+
+    Raises:
+        DataError: ``npz``: no archive of labels.
+    """
+    held = _held(path) or SPLITS
+    return tuple(_name(split, i) for split in held for i in range(len(_array(path, f"{split}_labels"))))
+
+
 def read_row(entry: Entry) -> np.ndarray:
     """float32 (rows, columns) or (rows, columns, 3)."""
     part = entry.parts[0]
@@ -55,6 +67,10 @@ def release() -> None:
     _images.cache_clear()
 
 
+def _name(split: str, i: int) -> str:
+    return f"{split}/{i:06}"
+
+
 def _held(path: Path) -> tuple[str, ...]:
     """The splits that an archive has images of."""
     with _opened(path) as archive:
@@ -62,12 +78,15 @@ def _held(path: Path) -> tuple[str, ...]:
 
 
 def _split(path: Path, split: str, column: int | None) -> list[Entry]:
+    from volssl.data.door import Found  # they load torch, without which labels are checked
+    from volssl.data.recipe import Entry
+
     images, part = _images(path, split, stamp([path]).digest), Found(split, "npz", (path,))
     kind = f"{images.dtype} {images.shape[1:]}".encode()
     digests = [hashlib.sha256(kind + np.ascontiguousarray(image).tobytes()).hexdigest() for image in images]
     labels = _labels(path, split, len(images), column)
     return [
-        Entry(f"{split}/{i:06}", (part,), i, label, digest)
+        Entry(_name(split, i), (part,), i, label, digest)
         for i, (label, digest) in enumerate(zip(labels, digests, strict=True))
     ]
 

@@ -17,10 +17,13 @@ def lock(folder: Path) -> Iterator[None]:
     """Hold ``folder/lock`` for writing; the file stays, the lock does not.
 
     Raises:
-        RunError: another process holds it; the message says which and where.
+        RunError: another process holds it; the message says which and where. Or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RunError(f"output: {folder} cannot be written ({error.strerror}): give another folder") from None
     try:
         try:
             # A record lock, not flock: loader workers outlive a killed parent by seconds and would keep that.

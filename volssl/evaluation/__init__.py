@@ -7,60 +7,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from volssl.data import PartConfig
+from volssl.evaluation.acl_tear_config import ACLTearConfig as ACLTearConfig
+from volssl.evaluation.acl_tear_config import Fraction
+from volssl.evaluation.rules import faults, fusion_faults
 from volssl.models import BackboneConfig
 from volssl.schema import Schema
 
-Plane = Literal["axial", "coronal", "sagittal"]
-Protocol = Literal["frozen", "finetune"]
-Fraction = Annotated[float, Field(gt=0, le=1)]
 Size = tuple[Annotated[int, Field(ge=1)], ...]
 Count = Annotated[int, Field(ge=1)]
 Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(gt=0, le=10)]
-
-
-class ACLTearConfig(Schema):
-    """The ACL-tear evaluation on MRNet's layout (``volssl acl-tear``).
-
-    data: the folder with ``train`` and ``valid``; that of the run's own data where absent. part: of an encoder that
-    was trained on several data sets, the number of the one as which the exams are prepared. A ``patients.csv`` in it
-    (headerless ``exam,patient``) keeps the exams of a patient together in subsets, folds and resamples. task: which of
-    MRNet's three labels. planes: which are evaluated; their scores are combined. protocols: ``frozen``
-    (linear probe) and ``finetune`` (the whole network). fractions: shares of the training labels, at least
-    two patients per class. seeds: repetitions of label subsets, random encoders and fine-tuning. kinetics: file
-    of R3D-18 weights from Kinetics-400, evaluated beside. bootstrap: resamples of the patients. folds: of
-    fine-tuning; each training exam is scored by the fold's network that has not seen it. steps, lr, batch: of
-    fine-tuning, per fold: optimiser steps at most, AdamW's peak learning rate, exams a step. cache: folder of
-    the preprocessed exams, as ``data.cache``. workers: processes that read exams. every: also run each so
-    many steps; at the end always.
-    """
-
-    name: Literal["acl_tear"] = "acl_tear"
-    data: str | None = None
-    part: int | None = Field(default=None, ge=0)
-    task: Literal["acl", "meniscus", "abnormal"] = "acl"
-    planes: tuple[Plane, ...] = Field(default=("axial", "coronal", "sagittal"), min_length=1)
-    protocols: tuple[Protocol, ...] = Field(default=("frozen", "finetune"), min_length=1)
-    fractions: tuple[Fraction, ...] = Field(default=(1.0,), min_length=1)
-    seeds: int = Field(default=1, ge=1)
-    kinetics: str | None = None
-    bootstrap: int = Field(default=1000, ge=100)
-    folds: int = Field(default=3, ge=2, le=10)
-    steps: int = Field(default=120, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
-    batch: int = Field(default=8, ge=2)
-    cache: str = "runs/cache"
-    workers: int = Field(default=0, ge=0)
-    every: int | None = Field(default=None, ge=1)
-    best: bool = False
-
-    @model_validator(mode="after")
-    def _once_each(self) -> Self:
-        for key in ("planes", "protocols", "fractions"):
-            given = getattr(self, key)
-            if len(set(given)) < len(given):
-                raise ValueError(f"{key} {list(given)} names one twice: name each once")
-        return self
 
 
 class ClassesConfig(Schema):
@@ -99,7 +55,19 @@ class MasksConfig(Schema):
 TargetConfig = Annotated[ClassesConfig | LabelsConfig | NumberConfig | MasksConfig, Field(discriminator="name")]
 
 
-class KNNConfig(Schema):
+class _Protocol(Schema):
+    """title: what tables call it, where there are several of one kind."""
+
+    title: str | None = Field(default=None, min_length=1)
+
+    @property
+    def shown(self) -> str:
+        """What tables call it."""
+        kind: str = getattr(self, "name", "")
+        return self.title or ("finetune head" if getattr(self, "layers", "all") == "head" else kind)
+
+
+class KNNConfig(_Protocol):
     """k nearest neighbours by cosine, weighted by ``exp(similarity / temperature)`` (Wu et al. 2018,
     arXiv 1805.01978)."""
 
@@ -108,13 +76,13 @@ class KNNConfig(Schema):
     temperature: float = Field(default=0.07, gt=0)
 
 
-class LinearConfig(Schema):
+class LinearConfig(_Protocol):
     """A linear probe of frozen features, its regularisation chosen by cross-validation on training rows."""
 
     name: Literal["linear"] = "linear"
 
 
-class FinetuneConfig(Schema):
+class FinetuneConfig(_Protocol):
     """The network with a linear head, stopped early by a part of the training rows.
 
     layers: ``all``, or the ``head`` alone. layer_decay: factor on the learning rate from each stage to the one
@@ -132,7 +100,7 @@ class FinetuneConfig(Schema):
     held: float = Field(default=0.2, gt=0, lt=0.5)
 
 
-class VoxelsConfig(Schema):
+class VoxelsConfig(_Protocol):
     """A linear probe of every voxel's features at all stages of the frozen encoder: Dice of masks.
 
     voxels: of each training volume that the probe is fitted to, the same number of each class where there are.
@@ -167,6 +135,10 @@ class EncoderConfig(Schema):
     def _one_of_two(self) -> Self:
         if (self.path is None) == (self.backbone is None):
             raise ValueError("an encoder has a path or a backbone: give one of the two")
+        if self.path is not None and self.size is not None:
+            raise ValueError("size is of a backbone, and an encoder from a folder has its own: leave it out")
+        if self.backbone is not None and self.part is not None:
+            raise ValueError("part is of an encoder from a folder, a backbone takes the set's own data: leave it out")
         return self
 
 
@@ -233,6 +205,12 @@ class RobustnessConfig(Schema):
     noise: tuple[Level, ...] = (0.0, 0.05, 0.1, 0.2)
     blur: tuple[Level, ...] = (0.0, 0.5, 1.0, 2.0)
 
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not any(getattr(self, key) for key in type(self).model_fields):
+            raise ValueError("every list of strengths is empty: give one, or leave robustness out")
+        return self
+
 
 class ConvergenceConfig(Schema):
     """How much sooner a pre-trained network reaches what one from scratch reaches at best (``papers``: up to 85 %).
@@ -287,7 +265,14 @@ class StudyConfig(Schema):
             given = getattr(self, key)
             if len(set(given)) < len(given):
                 raise ValueError(f"{key} {list(given)} names one twice: name each once")
+        for told in faults(self):
+            raise ValueError(told)
         return self
+
+    def has_encoders(self, one: SetConfig) -> bool:
+        """Whether the set has any but raw pixels: in a run, always that which is trained."""
+        del one
+        return True
 
 
 class EvaluateConfig(StudyConfig):
@@ -297,6 +282,16 @@ class EvaluateConfig(StudyConfig):
     title: str = "What encoders are worth"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _fusions_of_its_own(self) -> Self:
+        for told in fusion_faults(self):
+            raise ValueError(told)
+        return self
+
+    def has_encoders(self, one: SetConfig) -> bool:
+        """Whether the set has any but raw pixels."""
+        return bool(self.encoders or one.encoders)
 
 
 EvaluationConfig = Annotated[ACLTearConfig | StudyConfig, Field(discriminator="name")]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from volssl.errors import DataError
-from volssl.evaluation import FinetuneConfig, FusionConfig, KNNConfig, LinearConfig, VoxelsConfig
+from volssl.evaluation import FinetuneConfig, FusionConfig, KNNConfig, LinearConfig, ProtocolConfig, VoxelsConfig
 from volssl.evaluation.chained import Chained
 from volssl.evaluation.contestants import Contestant
 from volssl.evaluation.features import extract
@@ -59,7 +59,8 @@ class Answers:
                 return {"x": raw_pixels(source, one.card.size)}
             return {"x": extract(one.build(seed), source, batch=BATCH, device=self.device)}
 
-        found = self.ledger.recall([*self._key(one, seed), "features"], make)["x"]
+        key = [*_who(one, seed), self.data.items_key(one.card), "features"]
+        found = self.ledger.recall(key, make)["x"]
         if not np.isfinite(found).all():
             item = source.ids[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])]
             raise DataError(
@@ -128,7 +129,7 @@ class Answers:
             changed = np.concatenate([self._changed(one, part, seed, strength) for strength in wanted])
             return self._linear(self.features(one, seed), rows, changed)
 
-        key = [self._key(one, seed), protocol.model_dump(mode="json"), seed, strengths]
+        key = [self._key(one, seed), _asked(protocol), seed, strengths]
         return _cut(self._kept(key, part, budget, seed, make), len(test))
 
     def _changed(self, one: Contestant, part: int, seed: int, strength: Strength) -> Floats:
@@ -162,7 +163,7 @@ class Answers:
             )
             return {"dice": found}
 
-        key = [self._key(one, seed), protocol.model_dump(mode="json"), digest(rows), digest(test), seed]
+        key = [self._key(one, seed), _asked(protocol), digest(rows), digest(test), seed]
         return self.ledger.recall(key, make)["dice"].astype(np.float64)
 
     def _columns(self, one: Contestant, seed: int) -> Hypercolumns:
@@ -208,7 +209,7 @@ class Answers:
     def _of_part(
         self, one: Contestant, protocol: KNNConfig | LinearConfig | FinetuneConfig, part: int, budget: Budget, seed: int
     ) -> Predicted:
-        key = [self._key(one, seed), protocol.model_dump(mode="json")]
+        key = [self._key(one, seed), _asked(protocol)]
         if isinstance(protocol, FinetuneConfig):
             return self._kept(
                 [*key, seed], part, budget, seed, lambda rows: self._tuned(one, protocol, part, rows, seed)
@@ -270,7 +271,16 @@ class Answers:
         return join(list(zip(at, parts, strict=True)), len(place))
 
     def _key(self, one: Contestant, seed: int) -> list[Any]:
-        return [one.key, seed if one.drawn else None, self.data.key(one.card)]
+        return [*_who(one, seed), self.data.key(one.card)]
+
+
+def _asked(protocol: ProtocolConfig) -> dict[str, Any]:
+    """What the answers depend on, which is not what it is called."""
+    return protocol.model_dump(mode="json", exclude={"title"})
+
+
+def _who(one: Contestant, seed: int) -> list[Any]:
+    return [one.key, seed if one.drawn else None]
 
 
 WEIGHTS = ("weights", "without")

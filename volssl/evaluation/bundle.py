@@ -24,8 +24,8 @@ from volssl.data import VolumeConfig
 from volssl.data.items import Percentile, Window
 from volssl.errors import RunError
 from volssl.evaluation.bundle_transforms import EXPRESSIONS, IMPORTS, Prepared, prepared
-from volssl.evaluation.card import Card
-from volssl.evaluation.encoder import CARD, Encoder
+from volssl.evaluation.card import CARD, Card
+from volssl.evaluation.encoder import Encoder
 
 if TYPE_CHECKING:
     from volssl.types import Tensors

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from volssl import __version__
 from volssl.data import DataConfig, Sources, StackConfig
@@ -21,6 +22,7 @@ Size = tuple[Annotated[int, Field(ge=1, le=2**16)], ...]
 PACKAGES = ("torch", "monai")  # beside volssl, which a checkout may run without being installed
 WHICH = {"root", "max_bad", "split", "label_column", "per_slide", "tissue", "clips"}  # not how items are prepared
 NOTICE = "made from the images it was trained on: treat it as patients' data unless assessed (docs/privacy.md)"
+CARD = "card.json"
 FORGOTTEN = {"root": "", "cache": "runs/cache"}
 
 
@@ -155,6 +157,39 @@ class Card(Schema):
         """This card with the digests of the weights and of the list of items, and the versions of what wrote them."""
         known = self.fingerprint and self.fingerprint.model_copy(update={"items": items})
         return self.model_copy(update={"sha256": sha256, "fingerprint": known, "versions": versions()})
+
+
+def aside(folder: Path) -> Path:
+    """Where the old folder is while the new one takes its place."""
+    folder = folder.resolve()
+    return folder.parent / f".{folder.name}.old"
+
+
+def found_folder(folder: Path) -> Path:
+    """The folder, or the one that a dying save left aside."""
+    return aside(folder) if not folder.exists() and aside(folder).exists() else folder
+
+
+def read_card(path: str | Path) -> Card:
+    """The card of an encoder's folder.
+
+    Raises:
+        DataError: there is none, or a damaged one.
+    """
+    folder = found_folder(Path(path))
+    try:
+        text = (folder / CARD).read_bytes()
+    except OSError:
+        inside = sorted(str(card.parent) for card in folder.glob(f"*/{CARD}"))
+        advice = f"name one of {', '.join(inside)}" if inside else "give the encoder/ folder of a run"
+        raise DataError("encoder", f"not an encoder (no {CARD}): {advice}", typed(folder)) from None
+    try:
+        return Card.model_validate_json(text)
+    except ValidationError as e:
+        fault = e.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, fault["loc"])) or "file"
+        what = f"{CARD} is damaged or from another version ({key}: {fault['msg']}): save the encoder again"
+        raise DataError("encoder", what, typed(folder)) from None
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from volssl.data import Volumes
 from volssl.errors import ConfigError, DataError
-from volssl.evaluation import ACLTearConfig, StudyConfig
+from volssl.evaluation import ACLTearConfig
 from volssl.evaluation.card import Card
 from volssl.evaluation.mrnet import open_plane, read_splits
 from volssl.names import typed
@@ -31,24 +31,6 @@ def check_acl_tear(config: ACLTearConfig, data: str | Path, *, channels: int, di
     if config.kinetics is not None and not Path(config.kinetics).is_file():
         raise ConfigError(f"kinetics: {config.kinetics} is no file: give torchvision's R3D-18 weights")
     read_splits(Path(data), config.task, config.planes)
-
-
-def check_study(config: StudyConfig, dims: int) -> None:
-    """Refuse what could not be evaluated beside an encoder of images of ``dims`` dimensions, without reading an image.
-
-    Raises:
-        DataError: a set has other images, or it or an encoder is not there.
-    """
-    for name, one in config.sets.items():
-        where = typed(f"evaluate.sets.{name}")
-        if one.data.dims != dims:
-            what = f"holds {one.data.dims}D images, and the run's encoder takes {dims}D: leave it out"
-            raise DataError("encoder", what, where)
-        if not Path(one.data.root).exists():
-            raise DataError("missing", f"{one.data.root} is not there: look at data.root", where)
-        for encoder in (*config.encoders.values(), *one.encoders.values()):
-            if encoder.path is not None and not Path(encoder.path).is_dir():
-                raise DataError("encoder", f"{encoder.path} is not there: give the encoder/ folder of a run", where)
 
 
 def check_shape(channels: int, dims: int, where: str) -> None:

@@ -12,15 +12,19 @@ import safetensors.torch
 
 from volssl.data import Sources, StackConfig
 from volssl.data.image_config import ImageConfig
+from volssl.data.mixture_config import MixtureConfig
 from volssl.errors import ConfigError, DataError
-from volssl.evaluation import EncoderConfig, SetConfig
-from volssl.evaluation.card import Card
+from volssl.evaluation import EncoderConfig, LabelsConfig, SetConfig
+from volssl.evaluation.card import CARD, Card
 from volssl.evaluation.encoder import Encoder, build_network, load_encoder, random_encoder
-from volssl.evaluation.findings import PIXELS, RANDOM
+from volssl.evaluation.foresight import at_key
+from volssl.evaluation.rules import PIXELS, RANDOM, name_fault
+from volssl.models import BackboneConfig
 from volssl.models.weights import load_weights
 from volssl.names import typed
 
 PUBLISHED = "published"
+WHICH = {"root", "cache", "cache_gb", "split", "max_bad", "label_column"}  # items there are, not how they are prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class Contestant:
     """An encoder under its name.
 
     card: how its images are prepared. build: the encoder of a seed; None for raw pixels. drawn: whether each seed has
-    one of its own. floor: whether it is there for the others to beat. folder: where it came from, if from a folder.
+    one of its own. floor: whether it is there for the others to beat. folder: of the encoder whose weights it has, if
+    they were trained here.
     """
 
     name: str
@@ -61,13 +66,12 @@ def contestants(
         DataError: an encoder cannot be loaded, or takes images of another dimension or number of channels.
         ConfigError: a name is given twice, or weights do not fit.
     """
+    if told := name_fault(shared, config.encoders, given):
+        raise ConfigError(f"{where}.{told}")
     named = {**shared, **config.encoders}
-    if twice := (named.keys() & given.keys()) | (shared.keys() & config.encoders.keys()):
-        raise ConfigError(f"{where}.encoders: {sorted(twice)[0]} is named twice: give each encoder a name of its own")
-    if taken := {name for name in named if name == PIXELS or name.split()[0] == RANDOM}:
-        raise ConfigError(f"{where}.encoders: {sorted(taken)[0]} is the name of a floor: give another")
     found = [Contestant(name, one.card, _always(one)) for name, one in given.items()]
-    found += [_opened(name, encoder, config, f"{where}.encoders.{name}") for name, encoder in named.items()]
+    at = {name: f"{where}.encoders.{name}" if name in config.encoders else f"encoders.{name}" for name in named}
+    found += [_opened(name, encoder, config, at[name]) for name, encoder in named.items()]
     for one in found:
         _check_dims(one, config, where)
     return (*found, *_floors(found, config, floors))
@@ -81,7 +85,10 @@ def floor_of(one: Contestant, everybody: tuple[Contestant, ...]) -> str | None:
 
 def _opened(name: str, config: EncoderConfig, where: SetConfig, key: str) -> Contestant:
     if config.path is not None:
-        encoder = load_encoder(config.path)
+        try:
+            encoder = load_encoder(config.path)
+        except DataError as error:
+            raise at_key(error, key) from None
         if config.part is not None:
             encoder = Encoder(encoder.network, encoder.card.part(config.part)).eval()
         return Contestant(name, encoder.card, _always(encoder), folder=Path(config.path))
@@ -95,7 +102,15 @@ def _opened(name: str, config: EncoderConfig, where: SetConfig, key: str) -> Con
         raise ConfigError(f"{key}.backbone.weights: {error}") from error
     digest = hashlib.sha256(safetensors.torch.save(network.state_dict())).hexdigest()
     card = card.model_copy(update={"sha256": digest})
-    return Contestant(name, card, _always(Encoder(network, card).eval()))
+    return Contestant(name, card, _always(Encoder(network, card).eval()), folder=_own(config.backbone))
+
+
+def _own(backbone: BackboneConfig | None) -> Path | None:
+    """The folder of the encoder that a backbone takes its weights from: its path, or that of a file in it."""
+    if backbone is None or backbone.weights is None:
+        return None
+    path = Path(backbone.weights.path)
+    return next((folder for folder in (path, path.parent) if (folder / CARD).is_file()), None)
 
 
 def _card(config: EncoderConfig, where: SetConfig, key: str) -> Card:
@@ -164,8 +179,18 @@ def _pixel_card(config: SetConfig) -> Card:
 def _shape(card: Card) -> str:
     """What a random encoder would have to share."""
     kept = card.model_dump(mode="json", include={"backbone", "channels", "region", "size"})
-    prepared = card.preprocessing.model_dump(mode="json", exclude={"root", "cache", "cache_gb", "split", "max_bad"})
-    return json.dumps([kept, prepared], sort_keys=True)
+    return json.dumps([kept, card.preprocessing.model_dump(mode="json", exclude=WHICH)], sort_keys=True)
+
+
+def prepared_alike(one: Card, other: Card) -> bool:
+    """Whether an image of the one may be an image of the other, bit for bit."""
+    return not _recipes(one).isdisjoint(_recipes(other))
+
+
+def _recipes(card: Card) -> set[str]:
+    """How the items of each of its data sets are prepared."""
+    parts = card.data.parts if isinstance(card.data, MixtureConfig) else (card.data,)
+    return {json.dumps([card.region, part.model_dump(mode="json", exclude=WHICH)], sort_keys=True) for part in parts}
 
 
 def source_config(card: Card, config: SetConfig, cache: str) -> Sources:
@@ -186,4 +211,6 @@ def source_config(card: Card, config: SetConfig, cache: str) -> Sources:
         update["max_bad"] = data.max_bad
     if isinstance(data, ImageConfig) and data.label_column is not None:
         update["label_column"] = data.label_column
+    elif isinstance(data, ImageConfig) and data.archive and isinstance(config.target, LabelsConfig):
+        update["label_column"] = 0  # any: the target has them all
     return made.model_copy(update=update)

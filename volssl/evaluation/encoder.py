@@ -14,7 +14,6 @@ import safetensors.torch
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -28,12 +27,12 @@ from volssl.data.preflight import guard
 from volssl.data.preprocess import preprocess
 from volssl.data.seen import SeenItems
 from volssl.errors import DataError
-from volssl.evaluation.card import Card
+from volssl.evaluation.card import CARD, Card, aside, found_folder, read_card
 from volssl.names import typed
 from volssl.types import Features
 from volssl.views.views import whole
 
-WEIGHTS, CARD, ITEMS = "model.safetensors", "card.json", "items.safetensors"
+WEIGHTS, ITEMS = "model.safetensors", "items.safetensors"
 
 
 class Encoder(nn.Module):
@@ -145,7 +144,7 @@ def save_encoder(folder: str | Path, encoder: nn.Module, card: Card, items: Seen
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     weights = safetensors.torch.save(state)
     signed = card.signed(hashlib.sha256(weights).hexdigest(), hashlib.sha256(seen).hexdigest() if seen else "")
-    fresh, old = folder.parent / f".{folder.name}.new", _aside(folder)
+    fresh, old = folder.parent / f".{folder.name}.new", aside(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
     for left in (fresh, old):
@@ -167,7 +166,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     Raises:
         DataError: the folder holds no encoder, or a damaged one, or weights that do not fit the card.
     """
-    folder = _found(Path(path))
+    folder = found_folder(Path(path))
     card = read_card(folder)
     try:
         weights = (folder / WEIGHTS).read_bytes()
@@ -195,7 +194,7 @@ def load_items(path: str | Path) -> SeenItems | None:
     Raises:
         DataError: the folder holds no encoder, or the list is not the one that was written with it.
     """
-    folder = _found(Path(path))
+    folder = found_folder(Path(path))
     fingerprint = read_card(folder).fingerprint
     if fingerprint is None or not fingerprint.items:
         return None
@@ -221,39 +220,6 @@ def build_network(card: Card, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return card.backbone.build(card.channels)
-
-
-def _aside(folder: Path) -> Path:
-    """Where the old folder is while the new one takes its place."""
-    folder = folder.resolve()
-    return folder.parent / f".{folder.name}.old"
-
-
-def _found(folder: Path) -> Path:
-    """The folder, or the one that a dying save left aside."""
-    return _aside(folder) if not folder.exists() and _aside(folder).exists() else folder
-
-
-def read_card(path: str | Path) -> Card:
-    """The card of an encoder's folder.
-
-    Raises:
-        DataError: there is none, or a damaged one.
-    """
-    folder = _found(Path(path))
-    try:
-        text = (folder / CARD).read_bytes()
-    except OSError:
-        inside = sorted(str(card.parent) for card in folder.glob(f"*/{CARD}"))
-        advice = f"name one of {', '.join(inside)}" if inside else "give the encoder/ folder of a run"
-        raise DataError("encoder", f"not an encoder (no {CARD}): {advice}", typed(folder)) from None
-    try:
-        return Card.model_validate_json(text)
-    except ValidationError as e:
-        fault = e.errors(include_url=False, include_input=False)[0]
-        key = ".".join(map(str, fault["loc"])) or "file"
-        what = f"{CARD} is damaged or from another version ({key}: {fault['msg']}): save the encoder again"
-        raise DataError("encoder", what, typed(folder)) from None
 
 
 def _require_of_a_size(card: Card, held: int, where: str) -> None:

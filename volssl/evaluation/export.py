@@ -21,8 +21,8 @@ from volssl.data.extra import need
 from volssl.errors import ConfigError, RunError
 from volssl.evaluation import sourceless
 from volssl.evaluation.bundle import METADATA, MODEL, Bundle, bundle_run, compare_preprocessing, parsed
-from volssl.evaluation.card import Card
-from volssl.evaluation.encoder import CARD, Encoder
+from volssl.evaluation.card import CARD, Card
+from volssl.evaluation.encoder import Encoder
 from volssl.models.vit import ViT, resample_positions
 
 if TYPE_CHECKING:

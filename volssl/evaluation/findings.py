@@ -6,16 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from volssl.evaluation import ProtocolConfig
+from volssl.evaluation.rules import PIXELS as PIXELS
+from volssl.evaluation.rules import RANDOM as RANDOM
 from volssl.evaluation.statistics import Estimate
 from volssl.evaluation.target import Groups, Predicted, Target
-
-RANDOM, PIXELS = "random", "pixels"  # the floors; ``random NAME`` where encoders of several shapes each have one
-
-
-def protocol_name(protocol: ProtocolConfig) -> str:
-    """What a table calls it."""
-    return "finetune head" if getattr(protocol, "layers", "all") == "head" else protocol.name
 
 
 @dataclass(frozen=True, slots=True)

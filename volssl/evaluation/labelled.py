@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,11 +21,12 @@ from volssl.evaluation import MasksConfig, SetConfig, StudyConfig
 from volssl.evaluation.card import Card
 from volssl.evaluation.contestants import Contestant, source_config
 from volssl.evaluation.findings import SetCard
+from volssl.evaluation.foresight import require_sides, sides, sizes
 from volssl.evaluation.metrics import METRICS
 from volssl.evaluation.splits import budget_note, check_sides, choose, folds_of, require_disjoint
 from volssl.evaluation.statistics import Resamples, bootstrap_of, patients_tested
 from volssl.evaluation.table import Rows, read_targets
-from volssl.evaluation.target import Ints, Target
+from volssl.evaluation.target import Groups, Ints, Target
 from volssl.names import private, typed
 
 Report = Callable[[str], None]
@@ -43,8 +45,8 @@ class Part:
 class LabelledSet:
     """One data set of a study, its N rows in the order of its sources, without those that have no answer.
 
-    rows: (N,) their positions in the sources. target: of masks, how many voxels each holds, so that subsets and folds
-    hold large and small ones. parts: one, or as many as there are folds. resamples: of the test rows.
+    rows: (N,) their positions in the sources. target: of masks, their places by size, so that subsets and folds hold
+    large and small ones. parts: one, or as many as there are folds. resamples: of the test rows.
     """
 
     name: str
@@ -58,10 +60,17 @@ class LabelledSet:
     resamples: Resamples
     notes: tuple[str, ...] = ()
     _chosen: dict[tuple[int, Budget, int], Ints] = field(default_factory=dict)
+    _keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> Ints:
         return self.table.rows
+
+    @property
+    def _voxels(self) -> Target | None:
+        """Of masks, how many voxels each holds."""
+        held = [float((mask > 0).sum()) for mask in next(iter(self.masks.values()), ())]
+        return Target("number", np.array(held), ("voxels",)) if held else None
 
     @cached_property
     def test(self) -> Ints:
@@ -87,13 +96,26 @@ class LabelledSet:
         target = self.config.target
         return target.classes if isinstance(target, MasksConfig) else self.target.names
 
+    def items_key(self, card: Card) -> str:
+        """What names all items as the card prepares them."""
+        if (known := self._keys.get(name := _prepared(card))) is None:
+            source, told = self.source(card), hashlib.sha256(name.encode())
+            for item, fingerprint in zip(source.ids, source.fingerprints, strict=True):
+                told.update(f"{item}\0{fingerprint}\n".encode())
+            known = self._keys[name] = told.hexdigest()
+        return known
+
     def key(self, card: Card) -> str:
-        """What names the rows as the card prepares them, with their answers."""
-        source, told = self.source(card), hashlib.sha256(_prepared(card).encode())
-        for row in self.rows:
-            told.update(f"{source.ids[int(row)]}\0{source.fingerprints[int(row)]}\n".encode())
-        told.update(np.ascontiguousarray(self.target.values).tobytes())
-        return told.hexdigest()
+        """What names the items, the rows, and all that the table and the masks say of them, voxels included."""
+        if (known := self._keys.get(name := f"rows {_prepared(card)}")) is None:
+            says = [self.target.kind, self.target.names, self.classes, self.table.patients.tolist()]
+            told = hashlib.sha256(json.dumps([self.items_key(card), *says]).encode())
+            for array in (self.rows, self.target.values):
+                told.update(np.ascontiguousarray(array).tobytes())
+            for mask in self.masks.get(_prepared(card), ()):
+                told.update(f"{tuple(mask.shape)}".encode() + mask.contiguous().numpy().tobytes())
+            known = self._keys[name] = told.hexdigest()
+        return known
 
     def chosen(self, part: int, budget: Budget, seed: int) -> Ints:
         """The training rows that a label budget leaves: the same for everybody."""
@@ -123,7 +145,7 @@ class LabelledSet:
             test=len(self.test),
             kind=self.config.target.name,
             metric=self.metric,
-            counts=_counts(self.target),
+            counts=_counts(self._voxels or self.target),
             left_out=tuple(str(error) for error in source.bad),
             notes=self.notes,
             tested=patients_tested(self.target.at(self.test), self.table.patients[self.test]),
@@ -144,17 +166,20 @@ def open_set(
     sources = _sources(config, study, everybody, report, where)
     table = read_targets(config, next(iter(sources.values())), where)
     masks = _masks(config, everybody, sources, table)
-    target = table.target or _sizes(masks)
+    target = table.target or _places(masks)
+    require_sides(config, table, target, where)
     parts, notes = _parts(config, target, table, where, seed)
     for part in parts:
         require_disjoint(table.patients[part.train], table.patients[part.test], where)
-        check_sides(target.at(part.train), target.at(part.test), where)
+        if not masks:
+            check_sides(target.at(part.train), target.at(part.test), where)
     test = np.sort(np.concatenate([part.test for part in parts]))
-    resamples = bootstrap_of(target.at(test), table.patients[test], study.bootstrap, seed)
+    resamples = _resamples(table.target and table.target.at(test), table.patients[test], study.bootstrap, seed, where)
     train = parts[0].train
     for budget in (*study.per_class, *study.fractions):
-        if told := budget_note(target.at(train), table.patients[train], budget):
+        if told := budget_note(target.at(train), table.patients[train], budget, where):
             notes.append(told)
+    notes += _not_done(config, study, everybody)
     return LabelledSet(name, config, everybody, sources, table, target, masks, parts, resamples, (*table.notes, *notes))
 
 
@@ -211,15 +236,35 @@ def _masks(
     return found
 
 
-def _sizes(masks: Mapping[str, tuple[Tensor, ...]]) -> Target:
-    sizes = np.array([float((mask > 0).sum()) for mask in next(iter(masks.values()))])
-    return Target("number", sizes, ("voxels",))
+def _places(masks: Mapping[str, tuple[Tensor, ...]]) -> Target:
+    return sizes(np.array([int((mask > 0).sum()) for mask in next(iter(masks.values()))]))
+
+
+def _resamples(target: Target | None, patients: Groups, n: int, seed: int, where: str) -> Resamples:
+    """Of masks (None) every resample will do: Dice is of one volume."""
+    if target is not None:
+        try:
+            return bootstrap_of(target, patients, n, seed)
+        except DataError as error:
+            raise DataError(error.code, error.message, where) from None
+    names, member = np.unique(patients, return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+    return Resamples(np.asfortranarray(np.vstack([np.ones(len(member)), drawn[:, member]])), 0)
+
+
+def _not_done(config: SetConfig, study: StudyConfig, everybody: tuple[Contestant, ...]) -> list[str]:
+    """A line for what the study asks for and this set does not allow."""
+    if isinstance(config.target, MasksConfig):
+        asked = [key for key in ("fusion", "robustness", "convergence") if getattr(study, key)]
+        return [f"left out, because it is not done of masks: {', '.join(asked)}"] if asked else []
+    there = [one.name for one in everybody if one.build and not one.floor]
+    short = [i for i, one in enumerate(study.fusion, 1) if len({*there} & {*(one.encoders or there)}) < 2]
+    return [f"fusion {i} is left out: this set has fewer than two of its encoders" for i in short]
 
 
 def _parts(config: SetConfig, target: Target, table: Rows, where: str, seed: int) -> tuple[tuple[Part, ...], list[str]]:
     if table.split is not None:
-        train, test = (np.flatnonzero(np.isin(table.split, side)) for side in (config.train, config.test))
-        return (Part(train, test),), []
+        return (Part(*sides(config, table)),), []
     parts = tuple(Part(*sides) for sides in folds_of(target, table.patients, config.folds, seed, where))
     return parts, [f"no column split: each item is tested once, in {len(parts)} folds by patient"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from volssl.data.identity import Identity, is_counter
 from volssl.data.seen import KEY, KINDS, SeenItems, key_mark, read_key
-from volssl.evaluation.card import Card, versions
-from volssl.evaluation.encoder import load_items, read_card
+from volssl.evaluation.card import Card, read_card, versions
+from volssl.evaluation.encoder import load_items
 from volssl.evaluation.findings import Audit, Overlap
 from volssl.evaluation.target import Ints
 from volssl.names import shown_id

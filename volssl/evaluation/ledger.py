@@ -14,7 +14,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from volssl import __version__
+
 Arrays = Mapping[str, NDArray[Any]]
+ALGORITHM = 1  # raised with whatever changes an answer, so that none of before is taken for one of now
 
 
 class Ledger:
@@ -31,11 +34,12 @@ class Ledger:
         """What ``make`` gave for this key, now or before.
 
         Args:
-            key: plain JSON that names everything the arrays depend on.
+            key: plain JSON that names everything the arrays depend on, this package apart.
         """
         if self.folder is None:
             return make()
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        whole = [__version__, ALGORITHM, key]
+        name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
         path = self.folder / f"{name}.safetensors"
         if (found := _read(path)) is None:
             found = make()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from volssl.evaluation import MasksConfig, StudyConfig, VoxelsConfig
 from volssl.evaluation.answers import Answers, fits
 from volssl.evaluation.contestants import Contestant
-from volssl.evaluation.findings import Pictured, protocol_name
+from volssl.evaluation.findings import Pictured
 from volssl.evaluation.labelled import Budget
 from volssl.evaluation.leakage import Known
 from volssl.evaluation.outlines import outlined
@@ -63,7 +63,7 @@ def pictured(
                 target=data.target.at(data.test),
                 groups=data.table.patients[data.test],
                 predicted={
-                    protocol_name(protocol): answers.predicted(one, protocol, most, 0)  # type: ignore[arg-type]
+                    protocol.shown: answers.predicted(one, protocol, most, 0)  # type: ignore[arg-type]
                     for protocol in config.protocols
                     if fits(protocol, one, masks=False)
                 },

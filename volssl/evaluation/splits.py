@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from volssl.errors import ConfigError, DataError
 from volssl.evaluation.patients import Patients, all_held, deal, each_held, patients_of, ranked
@@ -55,18 +54,18 @@ def _in_random_order(stratum: Ints, rng: np.random.Generator) -> tuple[Ints, lis
     return place, strata
 
 
-def budget_note(target: Target, groups: Groups, budget: float | int) -> str | None:
+def budget_note(target: Target, groups: Groups, budget: float | int, where: str = "") -> str | None:
     """A line on a budget that cannot be kept to: below two of each class, or above what there is; else None.
 
     Raises:
         ConfigError, DataError: as ``choose``.
     """
-    patients = patients_of(target, groups)
+    patients = _enough(target, groups, where)
     if isinstance(budget, int):
         short = [f"{name} has {n}" for name, n in zip(patients.names, patients.count, strict=True) if n < budget]
         return f"{budget} patients per class: {', '.join(short)}: all of them are taken" if short else None
     wanted = round(budget * len(patients))
-    taken = len(np.unique(patients.member[choose(target, groups, budget, 0)]))
+    taken = len(np.unique(patients.member[choose(target, groups, budget, 0, where)]))
     what = f"{100 * budget:g} % of {len(patients)} patients are {wanted}, and two of each class are needed"
     return f"{what}: {taken} are taken" if taken > wanted else None
 
@@ -105,6 +104,8 @@ def _folds(labels: tuple[int, ...], names: tuple[object, ...], most: int, seed: 
     k = min([most, *(len(np.unique(groups[y == label])) for label in classes)])
     if len(classes) < 2 or k < LEAST:
         raise ValueError("folds need two patients of each class")
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # a second, which sides need not wait
+
     single = len(np.unique(groups)) == len(groups)
     kind = StratifiedKFold if single else StratifiedGroupKFold
     parts = kind(k, shuffle=True, random_state=seed).split(y, y, None if single else groups)
@@ -180,6 +181,21 @@ def check_sides(train: Target, test: Target, where: str = "") -> None:
         name, n = train.names[unseen[0]], int((test.values == unseen[0]).sum())
         what = f"{n} test rows are {name}, and no training row is"
         raise DataError("labels", f"{what}: add some to train on, or leave those rows out", where)
+
+
+def require_foldable(target: Target, groups: Groups, where: str = "") -> None:
+    """Of each class, label and absence of one there are patients for two folds at least that leave two to train on.
+
+    Raises:
+        DataError: there are not; how many there are.
+    """
+    patients = _enough(target, groups, where)
+    least, rare = LEAST + 1, int(patients.count.argmin())
+    count, name = (len(patients), "") if target.kind == "number" else (patients.count[rare], patients.names[rare])
+    if count < least:
+        have = f"{name} has {count} of {len(patients)} patients" if name else f"there are {count} patients"
+        what = f"{have}, and without a column split three are needed: a fold holds one out and trains on two"
+        raise DataError("labels", f"{what}; add labelled ones, or leave it out", where)
 
 
 def _sameness(rows: Target, side: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from volssl.errors import ConfigError
 from volssl.evaluation import FusionConfig, MasksConfig, ProtocolConfig, StudyConfig, VoxelsConfig
 from volssl.evaluation.answers import Answers, fits
-from volssl.evaluation.contestants import Contestant, contestants, floor_of
+from volssl.evaluation.contestants import Contestant, contestants, floor_of, prepared_alike
 from volssl.evaluation.encoder import Encoder
 from volssl.evaluation.findings import (
     Audit,
@@ -24,12 +25,13 @@ from volssl.evaluation.findings import (
     Pictured,
     Saving,
     Score,
-    protocol_name,
 )
+from volssl.evaluation.foresight import check_table
 from volssl.evaluation.labelled import Budget, LabelledSet, open_set
 from volssl.evaluation.leakage import audit
 from volssl.evaluation.ledger import Ledger
 from volssl.evaluation.metrics import metrics_of
+from volssl.evaluation.rules import CONCATENATION, DVME, full_tuning, fusion_faults, percent, probing
 from volssl.evaluation.shown import Origin, pictured
 from volssl.evaluation.statistics import estimate, in_words
 from volssl.evaluation.sweeps import converged, robust
@@ -37,7 +39,6 @@ from volssl.evaluation.target import Floats
 from volssl.evaluation.voxels import dice_metrics
 
 Progress = Callable[[int, int, str], None]  # (cells done, cells in all, what is being done)
-DVME, CONCATENATION = "DVME", "concatenation"
 METRIC_WORDS = {"auroc": "AUROC", "r2": "R²", "dice": "Dice"}
 
 
@@ -88,11 +89,17 @@ def run_study(
     Raises:
         DataError, ConfigError: an encoder, a table, an image or a side of a split cannot be used; in one line.
     """
+    for told in fusion_faults(config, given):
+        raise ConfigError(told)
     counted = _Counted(progress)
-    opened = []
-    for name, one in config.sets.items():
-        everybody = contestants(one, config.encoders, given, config.floors, f"sets.{name}")
-        opened.append(open_set(name, one, config, everybody, seed, counted.say))
+    named = [(f"sets.{name}", one) for name, one in config.sets.items()]
+    everybody = [contestants(one, config.encoders, given, config.floors, where) for where, one in named]
+    for where, one in named:
+        check_table(one, where)
+    opened = [
+        open_set(name, one, config, them, seed, counted.say)
+        for (name, one), them in zip(config.sets.items(), everybody, strict=True)
+    ]
     counted.total = sum(_cells(config, data) for data in opened)
     kept = Ledger(ledger)
     found = [_on_set(config, data, Answers(data, kept, seed, device, counted.say), origin, counted) for data in opened]
@@ -122,7 +129,7 @@ def _cells(config: StudyConfig, data: LabelledSet) -> int:
 def budgets(config: StudyConfig) -> dict[str, Budget]:
     """By the name of each, from few labels to many; counts per class first."""
     counts = {f"{count} per class": count for count in sorted(config.per_class)}
-    return {**counts, **{f"{100 * share:g} %": share for share in sorted(config.fractions)}}
+    return {**counts, **{percent(share): share for share in sorted(config.fractions)}}
 
 
 def _on_set(
@@ -141,12 +148,10 @@ def _on_set(
             for name, budget in budgets(config).items():
                 values = []
                 for seed in range(config.seeds):
-                    counted.say(
-                        f"{data.name}: {protocol_name(protocol)}, {one.name}, {name} of the labels, seed {seed}"
-                    )
+                    counted.say(f"{data.name}: {protocol.shown}, {one.name}, {name} of the labels, seed {seed}")
                     values.append(_measured(answers, one, protocol, budget, seed))
                     counted.tick()
-                cells[protocol_name(protocol), name, one.name] = _cell(data, budget, config.seeds, values)
+                cells[protocol.shown, name, one.name] = _cell(data, budget, config.seeds, values)
     fusions = tuple(_fuse(config, data, answers, cells, counted))
     most = list(budgets(config).values())[-1]
     robustness = robust(config, answers, most) if config.robustness and not masks else ()
@@ -157,12 +162,16 @@ def _on_set(
 
 
 def _audits(data: LabelledSet, origin: Callable[[Contestant], Origin]) -> Iterator[Audit]:
-    """Of each encoder that was trained by a run."""
+    """Of each encoder that was trained."""
     train = np.setdiff1d(np.concatenate([part.train for part in data.parts]), data.test)
     for one in data.everybody:
         if (known := origin(one).known) is not None:
             identity = data.identity(one.card)
-            yield audit(data.name, one.name, known, identity, test=data.rows[data.test], train=data.rows[train])
+            found = audit(data.name, one.name, known, identity, test=data.rows[data.test], train=data.rows[train])
+            if known.items is not None and not prepared_alike(one.card, known.card):
+                what = "are not prepared as in its pre-training, so that copies of an image may have been missed"
+                found = replace(found, notes=(*found.notes, f"{data.name}: items for {one.name} {what}"))
+            yield found
 
 
 def _measured(
@@ -184,7 +193,10 @@ def _cell(data: LabelledSet, budget: Budget, seeds: int, values: Sequence[Mappin
 
 
 def _fused_here(config: StudyConfig, data: LabelledSet) -> list[tuple[str, str, FusionConfig, dict[str, Contestant]]]:
-    """Each fusion's name, that of the concatenation beside it, and whom it fuses; none of masks."""
+    """Each fusion's name, that of the concatenation beside it, and whom it fuses; none of masks.
+
+    The concatenation is a linear probe of frozen features, which its name says where it stands among the fine-tuned.
+    """
     if isinstance(data.config.target, MasksConfig):
         return []
     by_name = {one.name: one for one in data.everybody if one.build and not one.floor}
@@ -194,7 +206,8 @@ def _fused_here(config: StudyConfig, data: LabelledSet) -> list[tuple[str, str, 
         chosen = {name: one for name, one in by_name.items() if not fusion.encoders or name in fusion.encoders}
         if len(chosen) > 1:
             number = f" {i}" if several else ""
-            found.append((f"{DVME}{number}", f"{CONCATENATION}{number}", fusion, chosen))
+            frozen = ", frozen" if fusion.end_to_end else ""
+            found.append((f"{DVME}{number}", f"{CONCATENATION}{number}{frozen}", fusion, chosen))
     return found
 
 
@@ -215,9 +228,10 @@ def _fuse(
                 counted.tick()
                 shares.append(weights)
                 losses.append(without)
-            panel = "finetune" if fusion.end_to_end else "linear"
+            panel = full_tuning(config.protocols) if fusion.end_to_end else probing(config.protocols)
+            assert panel is not None
             for one, each in values.items():
-                cells[panel, name, one] = _cell(data, budget, config.seeds, each)
+                cells[panel.shown, name, one] = _cell(data, budget, config.seeds, each)
             mean = [
                 {one: float(np.mean([entry[one] for entry in every])) for one in several} for every in (shares, losses)
             ]

@@ -12,7 +12,7 @@ from volssl.evaluation.answers import Answers
 from volssl.evaluation.contestants import Contestant
 from volssl.evaluation.convergence import converge
 from volssl.evaluation.encoder import random_encoder
-from volssl.evaluation.findings import Curve, Saving, protocol_name
+from volssl.evaluation.findings import Curve, Saving
 from volssl.evaluation.labelled import Budget
 from volssl.evaluation.metrics import metrics_of
 from volssl.evaluation.robustness import Strength, strengths
@@ -47,7 +47,7 @@ def _curves(
     for axis, group in groupby(scored, key=lambda pair: pair[0].axis):
         pairs = list(group)
         x, y = tuple(strength.value for strength, _ in pairs), tuple(value for _, value in pairs)
-        yield Curve(answers.data.name, one.name, protocol_name(protocol), axis, x, y)
+        yield Curve(answers.data.name, one.name, protocol.shown, axis, x, y)
 
 
 def _score(answers: Answers, predicted: Predicted) -> Estimate:
