@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 
 from volssl import appraisal
@@ -20,7 +22,7 @@ from volssl.data import PhantomConfig
 from volssl.data.identity import identify
 from volssl.data.items import PreparedSource
 from volssl.data.seen import SeenItems, run_key
-from volssl.engine.checkpoint import list_checkpoints
+from volssl.engine.checkpoint import list_checkpoints, peek
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
 from volssl.engine.loop import fit
@@ -48,7 +50,7 @@ def train(run: Run) -> None:
     Raises:
         UserError: the output belongs to something else, the data cannot be read, or the run cannot go on.
     """
-    group = Group.from_environment(_device(run.loop.device))
+    group = Group.from_environment(_device(run.loop.device), timeout=run.loop.peer_timeout)
     try:
         _train(run, group, Console(highlight=False))
     finally:
@@ -131,6 +133,7 @@ def _train(run: Run, group: Group, console: Console) -> None:
             group=group,
             console=console,
             meta={"config": run.model_dump(mode="json")},
+            max_bad=run.data.max_bad,
             evaluations=appraisal.during(run, lambda method, step: _cards(method, run, source, step), seen, console),
         )
         if first:
@@ -194,12 +197,11 @@ def claim(folder: Path, run: Run) -> Path:
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output: {folder} is a file: give a folder")
-    written = folder / CONFIG
-    trained = bool(list_checkpoints(folder / CHECKPOINTS))
-    if not trained and (folder / ENCODER).exists():
+    written, checkpoints = folder / CONFIG, list_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints and (folder / ENCODER).exists():
         raise RunError(f"output: {folder} holds an encoder whose checkpoints are gone: give another output")
-    if trained:
-        if changed := configuration.differences(configuration.load(written), run):
+    if checkpoints:
+        if changed := configuration.differences(_made_by(checkpoints, written), run):
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
         return folder
@@ -207,6 +209,18 @@ def claim(folder: Path, run: Run) -> Path:
     if other := [name for name in held if name != "lock"]:
         raise ConfigError(f"output: {folder} holds {other[0]} and no run: give a new or empty folder")
     return folder
+
+
+def _made_by(checkpoints: Sequence[Path], written: Path) -> Run:
+    """What the newest checkpoint says that it was made by; the file beside it may have been edited since."""
+    known = next((meta["config"] for path in reversed(checkpoints) if "config" in (meta := peek(path) or {})), None)
+    if known is None:
+        return configuration.load(written)
+    try:
+        return Run.model_validate_json(json.dumps(known))
+    except ValidationError:
+        what = f"{checkpoints[-1]} was written by another version of volssl, whose configuration has other keys"
+        raise RunError(f"{what}: go on with that version, or give another output") from None
 
 
 def _device(wanted: str) -> Literal["cpu", "cuda"]:

@@ -132,6 +132,7 @@ def run(
         group=group or Group(),
         console=console,
         meta={"config": {"seed": 7}},
+        max_bad=0.2,
         evaluations=evaluations,
     )
     return Outcome(method, console.file.getvalue())
