@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cache
@@ -22,7 +24,7 @@ from volssl.data import PhantomConfig
 from volssl.data.identity import identify
 from volssl.data.items import PreparedSource
 from volssl.data.seen import SeenItems, run_key
-from volssl.engine.checkpoint import list_checkpoints, peek
+from volssl.engine.checkpoint import free, list_checkpoints, peek
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
 from volssl.engine.loop import fit
@@ -40,6 +42,7 @@ from volssl.models import BackboneConfig
 from volssl.models.weights import ImportReport, load_weights
 from volssl.progress import progress
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 CONFIG, ENCODER, WEIGHTS, CHECKPOINTS = "config.yaml", "encoder", "weights.txt", "checkpoints"
 FILES: dict[Format, str] = {"torchscript": "encoder.ts", "onnx": "encoder.onnx", "monai-bundle": "bundle"}
 
@@ -53,6 +56,11 @@ def train(run: Run) -> None:
     group = Group.from_environment(_device(run.loop.device), timeout=run.loop.peer_timeout)
     try:
         _train(run, group, Console(highlight=False))
+    except OSError as problem:
+        if problem.errno not in FULL:
+            raise
+        where, why = problem.filename or run.output, os.strerror(problem.errno)
+        raise RunError(f"{where}: not written: {why} ({free(Path(run.output))}); make room and run again") from None
     finally:
         group.close()
 
