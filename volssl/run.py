@@ -214,7 +214,7 @@ def claim(folder: Path, run: Run) -> Path:
             raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
         return folder
     held = [] if written.is_file() or not folder.is_dir() else sorted(p.name for p in folder.iterdir())
-    if other := [name for name in held if name != "lock"]:
+    if other := [name for name in held if name not in ("lock", f".{CONFIG}.new")]:  # all that a kill may leave here
         raise ConfigError(f"output: {folder} holds {other[0]} and no run: give a new or empty folder")
     return folder
 
