@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from volssl.errors import UserError
+from volssl.errors import PeerError, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -146,6 +146,9 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as e:
         typer.echo(f"volssl: {e}" if "\n" not in str(e) else f"volssl:\n{e}", err=True)
+        if isinstance(e, PeerError):  # what an interpreter takes down at its end would wait for the peer
+            sys.stdout.flush()
+            os._exit(e.exit_code)
         sys.exit(e.exit_code)
 
 

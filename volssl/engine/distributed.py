@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from volssl.errors import ConfigError, RunError, UserError
+from volssl.errors import ConfigError, PeerError, RunError, UserError
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
@@ -32,8 +32,8 @@ class Group:
 
     rank of world; local_rank: which device of this machine; device: where the tensors of this rank live.
     patient: the same ranks over gloo, for work that takes one of them long (``together``). timeout: seconds.
-    Every rank calls the same methods in the same order. All that send raise RunError where another rank has
-    ended or is silent for longer than ``timeout``.
+    Every rank calls the same methods in the same order. All that send raise PeerError where another rank
+    has ended or is silent for longer than ``timeout``.
     """
 
     rank: int = 0
@@ -148,7 +148,8 @@ class Group:
 
         Raises:
             UserError: raised inside, on this rank.
-            RunError: such an error was raised on another rank, whose message says what to do; or one is gone or silent.
+            RunError: such an error was raised on another rank, whose message says what to do.
+            PeerError: another rank is gone or silent.
         """
         problem: UserError | None = None
         with _Meeting(self) as meeting:
@@ -231,8 +232,8 @@ def _sending() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as problem:
-        why = str(problem).strip().splitlines()[0]
-        raise RunError(f"another rank has ended or is silent: see its message, then run again ({why})") from problem
+        why = re.sub(r"^\[[^]]*\] ", "", str(problem).strip().splitlines()[0]).partition(". ")[0]
+        raise PeerError(f"another rank has ended or is silent: see its message, then run again ({why})") from problem
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -18,7 +18,7 @@ from volssl.engine.checkpoint import Checkpoint, load_latest, save, sweep
 from volssl.engine.distributed import Group
 from volssl.engine.log import Log
 from volssl.engine.trainer import Trainer
-from volssl.errors import RunError
+from volssl.errors import PeerError, RunError
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
@@ -97,7 +97,7 @@ class Saver:
         return [str(problem)] if problem else []
 
     def _save(self, step: int, log: Log) -> RunError | None:
-        """Returns what the disk or another rank had against it."""
+        """Returns what the disk had against it, or that of another rank."""
         if step == self.saved:
             return None
         tensors, group = self.trainer.state(), self.trainer.group
@@ -108,6 +108,8 @@ class Saver:
                     log.flush()
                     keep = self.trainer.loop.keep
                     save(self.folder, step=step, tensors=tensors, meta=self.meta, keep=keep)
+        except PeerError:
+            raise
         except RunError as problem:
             return problem
         self.saved = step
