@@ -45,7 +45,6 @@ MUTABLE = (
 WHY = {
     "loop.steps": "learning rate and momentum follow a schedule over all steps, so the steps done were other ones",
     "loop.chunk": "sums would be rounded otherwise, and ghost batch norm sees other groups",
-    "seed": "it draws the order of the items and every view",
 }
 
 

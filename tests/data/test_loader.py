@@ -182,7 +182,7 @@ def lost(source: Numbers, **fields: Any) -> tuple[list[Samples], Quarantine, lis
 def test_an_item_that_ends_its_worker_twice_is_left_out(fault: str, why: str, workers: int) -> None:
     """Position 5, and again in the next epoch: another item stands there, as in a run that knows it from the start."""
     culprit = Stream(7, [10])[5].index
-    found, quarantine, said = lost(Numbers(10, **{fault: culprit}), workers=workers)
+    found, quarantine, said = lost(Numbers(10, once=None, **{fault: culprit}), workers=workers)
     assert quarantine.since == {culprit: 5}
     assert said[0] == f"item-{culprit}: the loader process {why} while it read this item: once more"
     assert said[-1] == f"item-{culprit}: left out, as the loader process {why} while it read it, 2 times: 1 of 10 items"

@@ -24,6 +24,7 @@ from volssl.methods.base import Method
 from volssl.methods.byol import BYOL
 from volssl.methods.dino import DINO
 from volssl.models import ResNetConfig
+from volssl.models.resnet import ResNet
 from volssl.types import Features, Item, Loss, Progress
 from volssl.views import ViewsConfig
 
@@ -48,7 +49,7 @@ class Shapes:
         return Item(image, (1.0, 1.0), self.ids[i])
 
 
-def encoder(seed: int) -> nn.Module:
+def encoder(seed: int) -> ResNet:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return ResNetConfig(dims=2, depth=10, stem="small", width=8, norm="group").build(1)
@@ -121,7 +122,7 @@ def constant(seed: int) -> Method:
 
 
 def no_stop(seed: int) -> Method:
-    method = NoStop(BYOLS, encoder(seed))  # type: ignore[arg-type]
+    method = NoStop(BYOLS, encoder(seed))
     method.student.projector = method.teacher.projector = nn.Identity()
     return method
 
@@ -129,7 +130,7 @@ def no_stop(seed: int) -> Method:
 def uncentred(seed: int) -> Method:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Uncentred(DINOS, encoder(seed))  # type: ignore[arg-type]
+        return Uncentred(DINOS, encoder(seed))
 
 
 # At these rates it is the encoder that collapses. At slower ones the heads do so first, which the gauge does not see.

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.gates import zygote
 from tests.gates.record import record
 from tests.gates.test_kill import config
 from volssl.engine import saver as saver_module
-from volssl.engine.checkpoint import list_checkpoints, load_latest
+from volssl.engine.checkpoint import list_checkpoints, load_latest, save
 from volssl.errors import RunError
 from volssl.methods.base import Method
 
@@ -136,9 +137,9 @@ def test_the_checkpoint_before_loads_and_the_run_goes_on(
 def test_saving_in_place_does_not_pass(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: one file, opened and written over."""
 
-    def save(folder: Path, *, step: int, tensors: object, meta: object, keep: int) -> Path:
+    def in_place(folder: Path, *, step: int, **rest: Any) -> Path:
         spare = folder.parent.parent / "spare"
-        path = real(spare, step=step, tensors=tensors, meta=meta, keep=keep)  # type: ignore[arg-type]
+        path = save(spare, step=step, **rest)
         folder.mkdir(exist_ok=True)
         for old in list_checkpoints(folder):
             old.rename(folder / path.name)
@@ -148,8 +149,7 @@ def test_saving_in_place_does_not_pass(whole: Path, tmp_path: Path, monkeypatch:
             raise RunError(f"{path}: not saved: {problem} (0 MB free)") from None
         return path
 
-    real = saver_module.save
-    monkeypatch.setattr(saver_module, "save", save)
+    monkeypatch.setattr(saver_module, "save", in_place)
     assert not good(whole, tmp_path / "run", limit, 1000)
 
 

@@ -25,7 +25,7 @@ folder = test_kill.folder  # a fixture: stacks, and a whole run of one rank
 def pair(folder: Path, out: str, *overrides: str) -> list[Started]:
     """Two ranks, as torchrun would start them, each with a file of what it says."""
     port, path = free_port(), config(folder, out)
-    command = ("train", path, "loop.workers=0", f"loop.peer_timeout={TIMEOUT}", *overrides)
+    command: tuple[str | Path, ...] = ("train", path, "loop.workers=0", f"loop.peer_timeout={TIMEOUT}", *overrides)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     return [
         zygote.start(

@@ -53,7 +53,7 @@ VIEWS = ViewsConfig(size=(16, 16), crop=(0.5, 1.0), noise=(0.0, 0.1), blur=(0.0,
 
 def told(source: Pictures, start: int, workers: int, stop: int = LAST) -> list[tuple[str, str]]:
     """The id of every item from a step on, and a hash of its views."""
-    views, found = VIEWS.build(), []
+    views, found = VIEWS.build(), list[tuple[str, str]]()
 
     def hashed(samples: Samples) -> list[str]:
         made = views(samples.images, samples.seeds)

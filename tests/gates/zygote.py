@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _end(server: subprocess.Popen[str]) -> None:
         server.kill()
 
 
-def _ask(request: object) -> object:
+def _ask(request: object) -> Any:
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
@@ -115,7 +116,7 @@ def _load() -> None:
     import volssl.run  # noqa: F401
 
     torch.set_num_threads(1)
-    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = vars(multiprocessing.forkserver)["_forkserver"]
     server.set_forkserver_preload(["volssl.data.workers", "volssl.data.cache", "volssl.data.stack"])
     server.ensure_running()
     server.ensure_running = lambda: None  # it is not the child of those who will ask
