@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from volssl.errors import UserError
+from volssl.errors import PeerError, UserError
 from volssl.names import SHOW, one_line
 from volssl.silence import quieten, tell
 
@@ -209,6 +209,9 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as e:
         typer.echo(_told(str(e)), err=True)
+        if isinstance(e, PeerError):  # what an interpreter takes down at its end would wait for the peer
+            sys.stdout.flush()
+            os._exit(e.exit_code)
         sys.exit(e.exit_code)
     except (SystemExit, KeyboardInterrupt):
         raise

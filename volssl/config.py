@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,17 +27,26 @@ C = TypeVar("C", bound=Schema)
 MAX_VOXELS = 2**30  # of an item, as the door has it too
 
 # What may differ between the run that wrote a folder and the run that goes on in it: nothing here moves a weight.
-MUTABLE = {
+# A name stands for what is below it, too; * for one key.
+MUTABLE = (
     "data.cache",
     "data.cache_gb",
+    "data.max_bad",
+    "data.parts.*.max_bad",
     "evaluate",
-    "loop.device",
+    "loop.device",  # another one rounds otherwise, and the run says so
     "loop.keep",
     "loop.log_every",
+    "loop.peer_timeout",
     "loop.save_every",
     "loop.tensorboard",
+    "loop.timeout",
     "loop.workers",
     "output",  # a folder may be moved
+)
+WHY = {
+    "loop.steps": "learning rate and momentum follow a schedule over all steps, so the steps done were other ones",
+    "loop.chunk": "sums would be rounded otherwise, and ghost batch norm sees other groups",
 }
 
 
@@ -129,13 +139,19 @@ def dump(run: Run) -> str:
 
 
 def differences(old: Run, new: Run) -> list[str]:
-    """One line per key that differs and must not: ``key: old -> new``."""
+    """One line per key that differs and must not: ``key: old -> new``, with the reason where it is not plain."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     return [
-        f"{key}: {_show(before, key)} -> {_show(after, key)}"
+        f"{key}: {_show(before, key)} -> {_show(after, key)}" + (f" ({WHY[key]})" if key in WHY else "")
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not any(key == m or key.startswith(m + ".") for m in MUTABLE)
+        if before.get(key) != after.get(key) and not _may_differ(key)
     ]
+
+
+def _may_differ(key: str) -> bool:
+    keys = key.split(".")
+    patterns = (mutable.split(".") for mutable in MUTABLE)
+    return any(len(p) <= len(keys) and all(map(fnmatchcase, keys, p)) for p in patterns)
 
 
 def cross_field_faults(run: Run, world: int = 1) -> Iterator[tuple[str, str]]:

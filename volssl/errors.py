@@ -51,3 +51,7 @@ class DataError(UserError):
 
 class RunError(UserError):
     """A run that cannot go on: a damaged checkpoint, a foreign output folder, a non-finite loss."""
+
+
+class PeerError(RunError):
+    """Another rank of the run has ended or is silent, so that this one ends, too, without waiting for it."""

@@ -78,6 +78,11 @@ def shown_id(name: object, kind: str = "item") -> str:
     return shown(private(name, kind))
 
 
+def keyed(name: str) -> str:
+    """The id of an item under the key in use, whether or not true names are shown."""
+    return identifier(_key, name)
+
+
 def cause(error: BaseException) -> BaseException | None:
     """What ``raise ... from`` may tell of a library's error, whose words may hold names."""
     return error if visible() else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 
 from volssl import appraisal, names
@@ -22,12 +25,12 @@ from volssl.data.cache_file import make_folder
 from volssl.data.identity import identify
 from volssl.data.items import PreparedSource
 from volssl.data.seen import KEY, SeenItems, read_key, run_key
-from volssl.engine.checkpoint import list_checkpoints
+from volssl.engine.checkpoint import free, list_checkpoints, peek
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
 from volssl.engine.loop import fit
 from volssl.engine.processor import emulates_bf16
-from volssl.errors import ConfigError, RunError
+from volssl.errors import ConfigError, PeerError, RunError
 from volssl.evaluation import ACLTearConfig, EvaluateConfig
 from volssl.evaluation.acl_tear import run_acl_tear
 from volssl.evaluation.card import Card, Fingerprint
@@ -44,6 +47,7 @@ from volssl.models.weights import ImportReport, load_weights
 from volssl.names import private
 from volssl.progress import progress
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 CONFIG, ENCODER, WEIGHTS, CHECKPOINTS = "config.yaml", "encoder", "weights.txt", "checkpoints"
 SLOW = "loop.precision: this CPU only emulates bf16: fp32 is many times faster on it (give another output)"
 FILES: dict[Format, str] = {"torchscript": "encoder.ts", "onnx": "encoder.onnx", "monai-bundle": "bundle"}
@@ -55,11 +59,20 @@ def train(run: Run) -> None:
     Raises:
         UserError: the output belongs to something else, the data cannot be read, or the run cannot go on.
     """
-    group = Group.from_environment(_device(run.loop.device))
+    group, lost = Group.from_environment(_device(run.loop.device), timeout=run.loop.peer_timeout), False
     try:
         _train(run, group, Console(highlight=False))
+    except PeerError:
+        lost = True  # leaving the others in order would wait for the one that is gone
+        raise
+    except OSError as problem:
+        if problem.errno not in FULL:
+            raise
+        where, why = problem.filename or run.output, os.strerror(problem.errno)
+        raise RunError(f"{where}: not written: {why} ({free(Path(run.output))}); make room and run again") from None
     finally:
-        group.close()
+        if not lost:
+            group.close()
 
 
 def acl_tear(encoder: Path, config: ACLTearConfig, out: Path) -> None:
@@ -148,6 +161,7 @@ def _train(run: Run, group: Group, console: Console) -> None:
             group=group,
             console=console,
             meta={"config": run.model_dump(mode="json")},
+            max_bad=run.data.max_bad,
             evaluations=appraisal.during(run, lambda method, step: _cards(method, run, source, step), seen, console),
         )
         if first:
@@ -212,19 +226,30 @@ def claim(folder: Path, run: Run) -> Path:
     if os.path.exists(folder) and not folder.is_dir():
         raise ConfigError(f"output: {folder} is a file: give a folder")
     make_folder(folder, "output")
-    written = folder / CONFIG
-    trained = bool(list_checkpoints(folder / CHECKPOINTS))
-    if not trained and (folder / ENCODER).exists():
+    written, checkpoints = folder / CONFIG, list_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints and (folder / ENCODER).exists():
         raise RunError(f"output: {folder} holds an encoder whose checkpoints are gone: give another output")
-    if trained:
-        if changed := configuration.differences(configuration.load(written), run):
+    if checkpoints:
+        if changed := configuration.differences(_made_by(checkpoints, written), run):
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
         return folder
     held = [] if written.is_file() or not folder.is_dir() else sorted(p.name for p in folder.iterdir())
-    if other := [name for name in held if name != "lock"]:
+    if other := [name for name in held if name not in ("lock", f".{CONFIG}.new")]:  # all that a kill may leave here
         raise ConfigError(f"output: {folder} holds {private(other[0])} and no run: give a new or empty folder")
     return folder
+
+
+def _made_by(checkpoints: Sequence[Path], written: Path) -> Run:
+    """What the newest checkpoint says that it was made by; the file beside it may have been edited since."""
+    known = next((meta["config"] for path in reversed(checkpoints) if "config" in (meta := peek(path) or {})), None)
+    if known is None:
+        return configuration.load(written)
+    try:
+        return Run.model_validate_json(json.dumps(known))
+    except ValidationError:
+        what = f"{checkpoints[-1]} was written by another version of volssl, whose configuration has other keys"
+        raise RunError(f"{what}: go on with that version, or give another output") from None
 
 
 def _device(wanted: str, key: str = "loop.device") -> Literal["cpu", "cuda"]:

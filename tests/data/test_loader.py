@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,32 +15,45 @@ import pytest
 import torch
 
 from volssl.data.loader import Loader
+from volssl.data.quarantine import Quarantine
 from volssl.data.stream import Stream, permutation
 from volssl.errors import ConfigError, DataError, RunError
 from volssl.types import Item, Samples
 
-# Torch warns of more workers than cores; here that is the point.
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-
 
 class Numbers:
-    """``n`` items whose voxels are their index; one may be broken, hang or kill its process."""
+    """``n`` items whose voxels are their index; one may be broken, hang or kill its process, if need be only once."""
 
-    def __init__(self, n: int, *, broken: int = -1, hangs: int = -1, kills: int = -1) -> None:
-        self.n, self.broken, self.hangs, self.kills = n, broken, hangs, kills
+    def __init__(self, n: int, *, once: Path | None = None, **faults: int) -> None:
+        self.n, self.once, self.faults = n, once, {item: fault for fault, item in faults.items()}
         self.parts, self.weights, self.label_sets = [n], [1], [n]
+        self.ids = [f"item-{i}" for i in range(n)]
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, i: int) -> Item:
-        if i == self.broken:
+        fault = self.faults.get(i)
+        if fault == "broken":
             raise DataError("gap", "slices are missing", "scan")
-        if i == self.hangs:
+        if fault == "hangs":
             time.sleep(60)
-        if i == self.kills:
+        if fault == "kills" and not (self.once and self.once.exists()):
+            if self.once:
+                self.once.touch()
             os.kill(os.getpid(), 9)
+        if fault == "gorges":
+            raise MemoryError
+        if fault == "faulty":
+            raise KeyError("a fault")
         return Item(torch.full((1, 2, 3, 3), float(i)), (1, 1, 1), str(i), label=i % 3)
+
+
+class Deadly(Numbers):
+    """Kills whoever unpickles it."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        os.kill(os.getpid(), 9)
 
 
 class Sets(Numbers):
@@ -152,16 +166,64 @@ def test_an_item_that_cannot_be_made_is_one_line(workers: int) -> None:
     assert str(caught.value) == "scan: gap: slices are missing"
 
 
-def test_a_worker_that_hangs_is_named_with_its_items() -> None:
-    source = Numbers(10, hangs=Stream(7, [10])[5].index)
-    with pytest.raises(RunError, match=rf"at step 1: items .*{source.hangs}.*loop.workers=0"):
-        list(Loader(source, batch=4, seed=7, start=0, stop=3, workers=1, timeout=1))
+def lost(source: Numbers, **fields: Any) -> tuple[list[Samples], Quarantine, list[str]]:
+    """Three steps of 4 of 10 items with one worker and ``source``; the list that was made, and what was said."""
+    said: list[str] = []
+    quarantine = Quarantine(source, max_bad=fields.pop("max_bad", 0.1))
+    settings: dict[str, Any] = {"batch": 4, "seed": 7, "start": 0, "stop": 6, "workers": 1, "timeout": 0.3, **fields}
+    return list(Loader(source, quarantine=quarantine, tell=said.append, **settings)), quarantine, said
 
 
-def test_a_worker_that_dies_stops_the_run_at_once() -> None:
-    source = Numbers(10, kills=Stream(7, [10])[5].index)
-    with pytest.raises(RunError, match=r"exited unexpectedly at step [01] or .*loop.workers=0"):
-        list(Loader(source, batch=4, seed=7, start=0, stop=3, workers=1))
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [("kills", "was killed by SIGKILL"), ("hangs", "was silent for 0.3 s"), ("gorges", "ran out of memory")],
+)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_item_that_ends_its_worker_twice_is_left_out(fault: str, why: str, workers: int) -> None:
+    """Position 5, and again in the next epoch: another item stands there, as in a run that knows it from the start."""
+    culprit = Stream(7, [10])[5].index
+    found, quarantine, said = lost(Numbers(10, once=None, **{fault: culprit}), workers=workers)
+    assert quarantine.since == {culprit: 5}
+    assert said[0] == f"item-{culprit}: the loader process {why} while it read this item: once more"
+    assert said[-1] == f"item-{culprit}: left out, as the loader process {why} while it read it, 2 times: 1 of 10 items"
+    assert not any(culprit in samples.index for samples in found)
+    known = Quarantine(Numbers(10))
+    known.since[culprit] = 5
+    again = list(Loader(Numbers(10), batch=4, seed=7, start=0, stop=6, quarantine=known))
+    assert [told(s) for s in found] == [told(s) for s in again]
+    assert all(torch.equal(a.images, b.images) for a, b in zip(found, again, strict=True))
+    whole = [pair for samples in stream() for pair in told(samples)]
+    ours = [pair for samples in found for pair in told(samples)]
+    assert [i for i, pair in enumerate(whole) if pair[0] == culprit] == [
+        i for i, (a, b) in enumerate(zip(whole, ours, strict=True)) if a != b
+    ]
+
+
+def test_a_worker_that_is_killed_by_somebody_else_changes_nothing(tmp_path: Path) -> None:
+    """Once, at the fifth item that it reads."""
+    found, quarantine, said = lost(Numbers(10, kills=Stream(7, [10])[5].index, once=tmp_path / "was here"))
+    assert (len(said), quarantine.since) == (1, {})
+    assert [told(s) for s in found] == [told(s) for s in stream()]
+
+
+def test_too_many_such_items_stop_the_run() -> None:
+    culprit = Stream(7, [10])[5].index
+    with pytest.raises(
+        RunError, match=rf"1 of 10 items kill .*max_bad is 0.05\).* item-{culprit}, or raise data.max_bad"
+    ):
+        lost(Numbers(10, kills=culprit), max_bad=0.05)
+    with pytest.raises(RunError, match="1 of 1 items kill"):
+        lost(Numbers(1, kills=0), max_bad=1.0)
+
+
+def test_workers_that_never_come_to_an_item_stop_the_run() -> None:
+    with pytest.raises(RunError, match=r"3 loader processes in a row ended .* killed by SIGKILL: .*loop.workers=0"):
+        lost(Deadly(10))
+
+
+def test_a_fault_of_the_program_shows_where_it_is() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)in a loader process.*__getitem__.*KeyError: 'a fault'"):
+        lost(Numbers(10, faulty=3))
 
 
 def test_stopping_early_leaves_no_process_behind() -> None:

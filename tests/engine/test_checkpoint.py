@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import random
-import resource
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -96,37 +90,6 @@ def test_tied_weights_and_views_of_one_storage(tmp_path: Path) -> None:
     assert found.tensors["c"].tolist() == [2.0, 3.0]
 
 
-def detected(path: Path, content: bytes) -> bool:
-    """Whether reading refuses ``content``."""
-    path.write_bytes(content)
-    try:
-        read(path)
-    except RunError:
-        return True
-    return False
-
-
-def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
-    path = write(tmp_path, 1)
-    whole = path.read_bytes()
-    draw = random.Random(0)
-    for _ in range(400):
-        at, bit = draw.randrange(len(whole)), draw.randrange(8)
-        damaged = bytearray(whole)
-        damaged[at] ^= 1 << bit
-        assert detected(path, bytes(damaged)), (at, bit)
-    assert not detected(path, whole)
-
-
-def test_every_truncation_and_a_zeroed_tail_are_detected(tmp_path: Path) -> None:
-    path = write(tmp_path, 1)
-    whole = path.read_bytes()
-    for length in range(0, len(whole), len(whole) // 50):
-        assert detected(path, whole[:length]), length
-    assert detected(path, whole[:-16] + bytes(16))
-    assert detected(path, whole + b"x")
-
-
 def test_the_checksum_is_what_detects_it(tmp_path: Path) -> None:
     """Negative control: safetensors alone takes a flipped bit of the payload for the truth."""
     path = tmp_path / "plain.safetensors"
@@ -137,106 +100,6 @@ def test_the_checksum_is_what_detects_it(tmp_path: Path) -> None:
     assert load_file(path)["a"].tolist() != [0.0] * 8
     with pytest.raises(RunError, match="checksum"):
         read(path)
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """The exit code of ``work`` in a forked process: 0 where it returned, 1 where it raised."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-CALLS = [("os", "replace"), ("os", "fsync"), ("os", "open"), ("os", "close"), ("checkpoint", "save_file")]
-
-
-def die_at(n: int, after: bool) -> None:
-    """From here on, the process dies at its n-th I/O call, before or after it is carried out."""
-    count = [0]
-
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
-        def dying(*args: Any, **kwargs: Any) -> Any:
-            count[0] += 1
-            if count[0] == n and not after:
-                os._exit(9)
-            result = call(*args, **kwargs)
-            if count[0] == n:
-                os._exit(9)
-            return result
-
-        return dying
-
-    for module, name in CALLS:
-        owner: Any = os if module == "os" else checkpoint
-        setattr(owner, name, wrap(getattr(owner, name)))
-    Path.unlink = wrap(Path.unlink)  # type: ignore[method-assign]
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_death_at_every_call_leaves_a_whole_checkpoint(tmp_path: Path, after: bool) -> None:
-    """Steps 1 and 2 are there, the save of step 3 with keep 2 dies at its n-th call: the newest is 2 or 3 and
-    whole, so is all that has a checkpoint's name, and the next start leaves no temporary file."""
-    ends = []
-    for n in range(1, 30):
-        folder = tmp_path / str(n)
-        write(folder, 1, 2)
-
-        def work(folder: Path = folder, n: int = n) -> None:
-            die_at(n, after)
-            write(folder, 3, keep=2)
-
-        code = in_child(work)
-        sweep(folder)
-        found = load_latest(folder)
-        assert found is not None
-        assert not found.damaged
-        assert all(torch.equal(found.tensors[k], v) for k, v in tensors(found.step).items())
-        assert all(p in list_checkpoints(folder) for p in folder.iterdir())
-        ends.append(found.step)
-        if code == 0:
-            break
-    assert code == 0
-    assert ends == sorted(ends)
-    assert set(ends) == {2, 3}
-    assert len(ends) > 8
-
-
-def test_saving_in_place_does_not_survive_that(tmp_path: Path) -> None:
-    """Negative control: overwrite the one file instead, and die half-way through the write."""
-    path = write(tmp_path, 1)
-    content = path.read_bytes()
-
-    def work() -> None:
-        with path.open("wb") as file:
-            file.write(content[: len(content) // 2])
-            file.flush()
-            os._exit(9)
-
-    assert in_child(work) == 9
-    with pytest.raises(RunError, match="no checkpoint can be used"):
-        load_latest(tmp_path)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, share: float) -> None:
-    """The write fails after that share of it; the message names the free space, no temporary file stays."""
-    limit = int(share * write(tmp_path, 1).stat().st_size)
-
-    def work() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        try:
-            write(tmp_path, 2)
-        except RunError as problem:
-            os._exit(42 if "MB free" in str(problem) else 43)
-
-    assert in_child(work) == 42
-    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001.safetensors"]
-    assert steps(tmp_path) == [1]
 
 
 def test_free_space_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -86,7 +87,8 @@ def test_an_error_on_one_rank_ends_all_and_only_its_own_message_says_why(two_ran
 
 
 def join(rank: int, port: int, act: str, pipe: Connection) -> None:
-    """One of two ranks whose limit is one second. Rank 0 is late by two, ends without a word, or leaves in order."""
+    """One of two ranks whose limit is one second. Rank 0 works for two, is as late for a collective, stands still
+    amid its work, ends without a word, or leaves in order."""
     names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
     values = ("127.0.0.1", port, 2, rank, rank)
     environ = {name: str(value) for name, value in zip(names, values, strict=True)}
@@ -96,14 +98,17 @@ def join(rank: int, port: int, act: str, pipe: Connection) -> None:
     if rank == 0 and act == "leaves":
         group.close()
         return
-    if rank == 0:
+    if rank == 0 and act == "late for a collective":
         time.sleep(2)
     try:
         if act in ("late for a collective", "leaves"):
             group.any(False)
         else:
             with group.together():
-                pass
+                if rank == 0 and act == "stands still":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                if rank == 0:
+                    time.sleep(2)
     except RunError as problem:
         pipe.send(str(problem))
     pipe.send("fine")
@@ -111,7 +116,13 @@ def join(rank: int, port: int, act: str, pipe: Connection) -> None:
 
 @pytest.mark.parametrize(
     ("act", "says"),
-    [("late", "fine"), ("late for a collective", "another rank"), ("ends", "another rank"), ("leaves", "another rank")],
+    [
+        ("works", "fine"),
+        ("late for a collective", "another rank"),
+        ("stands still", "another rank"),
+        ("ends", "another rank"),
+        ("leaves", "another rank"),
+    ],
 )
 def test_a_late_rank_is_waited_for_and_a_lost_one_noticed(act: str, says: str) -> None:
     """Negative control: the limit of one second does hold where nobody has reason to be late."""
@@ -126,6 +137,7 @@ def test_a_late_rank_is_waited_for_and_a_lost_one_noticed(act: str, says: str) -
     assert pipes[1][0].poll(60)
     assert str(pipes[1][0].recv()).startswith(says)
     for rank in ranks:
+        rank.kill()
         rank.join(30)
 
 

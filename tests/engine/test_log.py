@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from volssl.engine.log import Collapse, Log, describe, duration, truncate
+from volssl.engine.log import Collapse, Log, describe, duration
+from volssl.engine.metrics import truncate
 from volssl.errors import RunError
 
 HEALTHY = {"loss": 1.2345678, "lr": 0.0123, "spread": 0.31, "rank": 12.7}

@@ -80,6 +80,13 @@ class DrawnSource(Source, Protocol):
     def label_sets(self) -> Sequence[int]: ...
 
 
+class NamedSource(DrawnSource, Protocol):
+    """A source that can say what its items are called."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What some consecutive items of a source come from.

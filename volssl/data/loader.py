@@ -1,25 +1,27 @@
-"""The samples of each step for one rank, and the processes that read them ahead."""
+"""The samples of each step for one rank, made here or ahead of time by processes."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from volssl.data.quarantine import Quarantine
 from volssl.data.stream import Draw, Stream
+from volssl.data.workers import Label, LostError, Piece, Worker, make
 from volssl.errors import ConfigError, RunError, UserError
-from volssl.silence import quieten
-from volssl.types import Samples, Source
+from volssl.types import Samples
 
 if TYPE_CHECKING:
-    from volssl.data.items import DrawnSource
+    from volssl.data.items import NamedSource
 
-POLL = 5.0  # seconds between two looks at whether the workers live: they are no children, no signal tells
+AHEAD = 2  # pieces that each worker is asked for at a time: about two steps in all
+PATIENCE = 3  # processes in a row that may end before they have come to an item
 
 
 class Loader:
@@ -29,21 +31,25 @@ class Loader:
     equal shares. So ids and seeds depend on the seed and the step alone: not on the workers, not on where the run
     was resumed, and the ranks' shares put together are the batch of one rank.
 
+    A worker that dies or hangs is replaced, and makes again what is missing. An item that does this to it twice is
+    left out from there on; which one stands in its place depends on the seed, the position and the list alone.
+
     Args:
         batch: effective batch per step over all ranks.
-        workers: processes that read ahead, about two steps; 0 reads here.
-        timeout: seconds to wait for the workers before the run stops.
+        workers: processes that read ahead, about two steps; 0 reads here, without that protection.
+        timeout: seconds that a worker may take for one item.
         pin: hold a step in pinned memory, where there is a GPU to copy it to; asking for one starts CUDA.
+        quarantine: the list of items that are left out. tell: told what became of a worker or an item.
 
     Raises:
         ConfigError: the ranks do not divide the batch.
         DataError: while iterating: an item could not be made.
-        RunError: while iterating: a worker died, or took longer than ``timeout``.
+        RunError: while iterating: too many items are left out, or no worker lives long enough to come to one.
     """
 
     def __init__(
         self,
-        source: DrawnSource,
+        source: NamedSource,
         *,
         batch: int,
         seed: int,
@@ -54,33 +60,53 @@ class Loader:
         workers: int = 0,
         timeout: float = 300.0,
         pin: bool = True,
+        quarantine: Quarantine | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         if batch % world:
             raise ConfigError(f"loop.batch {batch} is not a multiple of the {world} ranks")
         self._source, self._workers, self._timeout = source, workers, timeout
-        self._stream = Stream(seed, source.parts, source.weights)
+        self._quarantine, self._tell = Quarantine(source) if quarantine is None else quarantine, tell
+        self._stream = Stream(seed, source.parts, source.weights, self._quarantine.since)
         self._batch, self._share, self._rank = batch, batch // world, rank
         self._steps, self._pin = range(start, stop), pin
+        self._fruitless = 0
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[Samples]:
-        pieces = self._pieces()
-        for step in self._steps:
-            draws = self.draws(step)
-            parts = [self._next(pieces, step, indices) for indices in self._cut(draws)]
-            yield Samples(
-                images=_join([part.images for part in parts], self._pin),
-                index=torch.tensor([one.index for one in draws]),
-                seeds=torch.tensor([one.seed for one in draws]),
-                labels=self._columns([label for part in parts for label in part.labels]),
-            )
+        jobs = self._ahead() if self._workers else map(self._here, self._cuts())
+        parts: list[tuple[list[Draw], Piece]] = []
+        for draws, piece in jobs:
+            parts.append((draws, piece))
+            if sum(len(own) for own, _ in parts) == self._share:
+                yield self._collate(parts)
+                parts = []
 
     def draws(self, step: int) -> list[Draw]:
         """What this rank sees in a step."""
+        return [self._stream[p] for p in self._positions(step)]
+
+    def _positions(self, step: int) -> range:
         first = step * self._batch + self._rank * self._share
-        return [self._stream[p] for p in range(first, first + self._share)]
+        return range(first, first + self._share)
+
+    def _cuts(self) -> Iterator[range]:
+        """A step in one piece per worker, so that the first is there soon and few steps are held at a time."""
+        size = -(-self._share // max(self._workers, 1))
+        for step in self._steps:
+            positions = self._positions(step)
+            yield from (positions[i : i + size] for i in range(0, len(positions), size))
+
+    def _collate(self, parts: list[tuple[list[Draw], Piece]]) -> Samples:
+        draws = [draw for own, _ in parts for draw in own]
+        return Samples(
+            images=_join([piece.images for _, piece in parts], self._pin),
+            index=torch.tensor([one.index for one in draws]),
+            seeds=torch.tensor([one.seed for one in draws]),
+            labels=self._columns([label for _, piece in parts for label in piece.labels]),
+        )
 
     def _columns(self, labels: list[Label]) -> Tensor:
         """(B, S), each label in the column of its set."""
@@ -89,103 +115,77 @@ class Loader:
         columns[torch.arange(len(labels)), sets] = classes
         return columns
 
-    def _cut(self, draws: list[Draw]) -> list[list[int]]:
-        """A step in one piece per worker, so that the first is there soon and few steps are held at a time."""
-        size = -(-len(draws) // max(self._workers, 1))
-        return [[one.index for one in draws[i : i + size]] for i in range(0, len(draws), size)]
+    def _here(self, positions: range) -> tuple[list[Draw], Piece]:
+        draws = [self._stream[p] for p in positions]
+        return draws, _sound(make(self._source, [one.index for one in draws]))
 
-    def _pieces(self) -> Iterator[Piece | UserError]:
-        cuts = _Cuts(indices for step in self._steps for indices in self._cut(self.draws(step)))
-        items = _Items(self._source)
-        if self._workers == 0:
-            return (items.__getitems__(indices) for indices in cuts)
-        context = multiprocessing.get_context("forkserver")  # a fork would copy the locks of other threads
-        context.set_forkserver_preload([__name__, type(self._source).__module__])
-        loader = DataLoader(
-            items,
-            batch_sampler=cuts,
-            num_workers=self._workers,
-            collate_fn=_as_is,
-            multiprocessing_context=context,
-            generator=torch.Generator(),  # or it would draw from the global one
-            timeout=POLL,
-            worker_init_fn=_quiet,
-        )
-        return iter(loader)
-
-    def _next(self, pieces: Iterator[Piece | UserError], step: int, indices: list[int]) -> Piece:
-        waited = 0.0
-        while waited < max(self._timeout, POLL):
-            try:
-                piece = next(pieces)
-            except RuntimeError as error:
-                _explain(error, step)
-                waited += POLL
-            else:
-                if isinstance(piece, UserError):
-                    raise piece
-                return piece
-        items = ", ".join(str(i) for i in indices)
-        what = f"no sample for {waited:g} s at step {step}: items {items} of the source"
-        raise RunError(f"{what} hang; with loop.workers=0 the one at fault shows itself")
-
-
-def _explain(error: RuntimeError, step: int) -> None:
-    """Nothing where torch says that it has waited for a while and all workers live.
-
-    Raises:
-        RunError: one has died. RuntimeError: anything else is a fault of the program.
-    """
-    message = str(error)
-    if message.startswith("DataLoader timed out"):
-        return
-    if not message.startswith("DataLoader worker"):
-        raise error
-    what = f"{message.splitlines()[0]} at step {step} or one of the next two"
-    raise RunError(f"{what}: out of memory, or an item that crashes; see with loop.workers=0") from error
-
-
-Label = tuple[int, int]  # which set of labels, which class
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What travels from a loader process: images (B, C, *region) in shared memory, and their labels."""
-
-    images: Tensor
-    labels: list[Label]
-
-
-class _Cuts:
-    """The batch sampler, which torch iterates once and ahead of what it hands out."""
-
-    def __init__(self, cuts: Iterator[list[int]]) -> None:
-        self._cuts = cuts
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self._cuts
-
-
-class _Items(Dataset[Piece]):
-    """A piece at a time. Errors travel as values: torch would put a traceback into their message."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def __getitems__(self, indices: list[int]) -> Piece | UserError:
+    def _ahead(self) -> Iterator[tuple[list[Draw], Piece]]:
+        workers = [Worker(self._source, self._timeout) for _ in range(self._workers)]
+        jobs = (_Job(cut, worker) for cut, worker in zip(self._cuts(), cycle(workers), strict=False))
+        waiting: deque[_Job] = deque()
         try:
-            items = [self._source[i] for i in indices]
-        except UserError as error:
-            return error
-        return Piece(torch.stack([item.image for item in items]), [(item.part, item.label) for item in items])
+            while True:
+                for job in islice(jobs, AHEAD * len(workers) - len(waiting)):
+                    self._ask(job)
+                    waiting.append(job)
+                if not waiting:
+                    return
+                found = self._wait(waiting)
+                waiting.popleft()
+                yield found
+        finally:
+            for worker in workers:
+                worker.close()
+
+    def _ask(self, job: _Job) -> None:
+        job.draws = [self._stream[p] for p in job.positions]
+        job.worker.ask([one.index for one in job.draws])
+
+    def _wait(self, waiting: deque[_Job]) -> tuple[list[Draw], Piece]:
+        """The piece of the first job, from as many processes as it takes."""
+        job = waiting[0]
+        while True:
+            try:
+                piece = _sound(job.worker.answer())
+            except LostError as lost:
+                self._blame(lost, job)
+            else:
+                self._quarantine.clear(one.index for one in job.draws)
+                self._fruitless = 0
+                return job.draws, piece
+            # What was asked of a process is gone with it. An answer that holds what is left out now is of no use, and
+            # as answers come in order, the simplest way to be rid of one is a new process.
+            anew = {one.worker for one in waiting if one.draws != [self._stream[p] for p in one.positions]}
+            for worker in anew | {job.worker}:
+                worker.restart()
+            for one in waiting:
+                if one.worker in anew | {job.worker}:
+                    self._ask(one)
+
+    def _blame(self, lost: LostError, job: _Job) -> None:
+        if lost.item is None:
+            self._fruitless += 1
+            if self._fruitless < PATIENCE:
+                return
+            what = f"{PATIENCE} loader processes in a row ended before they read an item; the last {lost.why}"
+            raise RunError(f"{what}: if memory is short, lower loop.workers; loop.workers=0 shows what else it is")
+        at = [one.index for one in job.draws].index(lost.item)
+        self._tell(self._quarantine.strike(lost.item, job.positions[at], lost.why))
 
 
-def _quiet(_worker: int) -> None:
-    quieten()
+@dataclass(eq=False)
+class _Job:
+    """A piece that a worker was asked for."""
+
+    positions: range
+    worker: Worker
+    draws: list[Draw] = field(default_factory=list)
 
 
-def _as_is(piece: Any) -> Any:  # what __getitems__ made is collated already
-    return piece
+def _sound(answer: Piece | UserError) -> Piece:
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
 
 
 def _join(images: list[Tensor], pin: bool) -> Tensor:

@@ -51,6 +51,11 @@ class MixtureConfig(Schema):
         return self.parts[0].dims
 
     @property
+    def max_bad(self) -> float:
+        """What is left out of a run on its way counts over all parts, so the strictest of them rules."""
+        return min(part.max_bad for part in self.parts)
+
+    @property
     def weights(self) -> tuple[int, ...] | None:
         """How often each part is drawn; None where it depends on how many items each has."""
         if self.balance == "even":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,14 @@ def permutation(seed: int, epoch: int, n: int, part: int = 0) -> NDArray[np.int6
     return np.argsort(np.random.Philox(key=key, counter=counter).random_raw(n), kind="stable")
 
 
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """A seed of 63 bits for one item in one epoch.
+def sample_seed(*numbers: int) -> int:
+    """A seed of 63 bits for one (run seed, epoch, item).
 
     The finaliser of SplitMix64 (Steele et al. 2014) over one number after the other. It is a bijection of 64
     bits, so within an epoch no two items share all of them.
     """
     state = _GOLDEN
-    for number in (seed, epoch, index):
+    for number in numbers:
         state = _mix((state + (number + 1) * _GOLDEN) & _MASK)
     return state >> 1
 
@@ -77,12 +77,18 @@ class Stream:
     item of the part once, and what is left of it when a batch ends starts the next batch. The parts take turns
     by position, so any piece of the stream holds them as their weights say.
 
+    Where an item that is left out would stand, another of its part does: a function of the seed and the position,
+    and of what is left out there.
+
     Args:
         parts: the numbers of items. weights: how often each part is drawn; equally often where absent.
+        without: item -> the position from which on it is left out; looked at anew each time.
     """
 
-    def __init__(self, seed: int, parts: Sequence[int], weights: Sequence[int] = ()) -> None:
-        self._seed, self._parts = seed, tuple(parts)
+    def __init__(
+        self, seed: int, parts: Sequence[int], weights: Sequence[int] = (), without: Mapping[int, int] | None = None
+    ) -> None:
+        self._seed, self._parts, self._without = seed, tuple(parts), {} if without is None else without
         self._starts = [0, *accumulate(parts)]
         self._turns = pattern(weights or [1] * len(parts))
         self._places = [[t for t, turn in enumerate(self._turns) if turn == k] for k in range(len(parts))]
@@ -95,4 +101,17 @@ class Stream:
         places = self._places[part]
         epoch, place = divmod(round_ * len(places) + bisect_left(places, turn), self._parts[part])
         index = self._starts[part] + int(self._orders[part](self._seed, epoch)[place])
+        if self._is_out(index, position):
+            return self._instead(part, position, epoch)
         return Draw(index, sample_seed(self._seed, epoch, index))
+
+    def _is_out(self, index: int, position: int) -> bool:
+        return index in self._without and position >= self._without[index]
+
+    def _instead(self, part: int, position: int, epoch: int) -> Draw:
+        """Its seed counts the position, too: its views must not be those that the same item has in its own place."""
+        for attempt in count():
+            index = self._starts[part] + sample_seed(self._seed, position, attempt) % self._parts[part]
+            if not self._is_out(index, position):
+                break
+        return Draw(index, sample_seed(self._seed, epoch, index, position))

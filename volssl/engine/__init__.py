@@ -64,7 +64,9 @@ OptimConfig = Annotated[LARSConfig | AdamWConfig | SGDConfig, Field(discriminato
 class LoopConfig(Schema):
     """batch: effective batch per optimiser step over all ranks. chunk: items forwarded at once, per rank.
 
-    workers: loader processes per rank. save_every: steps between checkpoints. keep: how many stay.
+    workers: loader processes per rank; with 0, an item that crashes its reader ends the run. timeout: seconds that one
+    may take for an item before it is replaced. peer_timeout: seconds until the ranks give up on one that is silent.
+    save_every: steps between checkpoints. keep: how many stay.
     """
 
     steps: int = Field(ge=1, le=2**31)
@@ -72,6 +74,8 @@ class LoopConfig(Schema):
     chunk: int = Field(ge=1, le=2**20)
     precision: Literal["fp32", "bf16"] = "fp32"
     workers: int = Field(default=0, ge=0, le=1024)
+    timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    peer_timeout: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     save_every: int = Field(default=100, ge=1, le=2**31)
     keep: int = Field(default=3, ge=1)
     log_every: int = Field(default=1, ge=1)

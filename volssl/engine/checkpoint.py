@@ -62,7 +62,7 @@ def save(folder: Path, *, step: int, tensors: Tensors, meta: Mapping[str, Any], 
     except (OSError, SafetensorError) as problem:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise RunError(f"{final}: not saved: {problem} ({_free(folder)}); make room") from None
+        raise RunError(f"{final}: not saved: {problem} ({free(folder)}); make room") from None
     _prune(folder, step, keep)
     return final
 
@@ -109,7 +109,19 @@ def read(path: Path) -> Checkpoint:
         plain = False
     if not plain:
         raise RunError(f"{path.name} is damaged: its header is no checkpoint's")
+    if step != _step(path):
+        raise RunError(f"{path.name} is another file: it holds step {step}")
     return Checkpoint(step, tensors, meta)
+
+
+def peek(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of its run, without reading and verifying all of it; None where that much is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta: dict[str, Any] = json.loads((file.metadata() or {})["meta"])
+    except (SafetensorError, OSError, ValueError, KeyError, MemoryError):
+        return None
+    return meta
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -190,7 +202,8 @@ def _require_space(folder: Path, size: int) -> None:
         raise OSError(f"{size / 1e6:.0f} MB are needed")
 
 
-def _free(folder: Path) -> str:
+def free(folder: Path) -> str:
+    """How much room the disk has, in words."""
     try:
         return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB free"
     except OSError:

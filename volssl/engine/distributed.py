@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
+from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from volssl.errors import ConfigError, RunError, UserError
+from volssl.errors import ConfigError, PeerError, RunError, UserError
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
 
 _BUCKET = 2**23  # numbers per collective: 32 MB of float32
-_PATIENCE = timedelta(days=7)  # for one rank that fills a cache or evaluates while the others wait
+BEAT = 5.0  # seconds between two signs of life of a rank that the others wait for, at most
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class Group:
     """The ranks of a run. With ``world`` 1, the default, nothing is sent and every method still works.
 
     rank of world; local_rank: which device of this machine; device: where the tensors of this rank live.
-    patient: the same ranks over gloo, without the limit on time; a rank whose process ends is noticed there too.
-    Every rank calls the same methods in the same order. All that send raise RunError where another rank has
-    ended or is silent for longer than the limit.
+    patient: the same ranks over gloo, for work that takes one of them long (``together``). timeout: seconds.
+    Every rank calls the same methods in the same order. All that send raise PeerError where another rank
+    has ended or is silent for longer than ``timeout``.
     """
 
     rank: int = 0
@@ -39,6 +41,7 @@ class Group:
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     patient: dist.ProcessGroup | None = None
+    timeout: float = 600.0
 
     @classmethod
     def from_environment(
@@ -68,8 +71,8 @@ class Group:
                 world_size=world,
                 timeout=timedelta(seconds=timeout),
             )
-            patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        return cls(rank, world, local, where, patient)
+            patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        return cls(rank, world, local, where, patient, timeout)
 
     def gather(self, tensors: Tensors) -> tuple[Tensors, slice]:
         """Every rank's rows in rank order, without a graph, and where this rank's own rows stand in them.
@@ -146,16 +149,15 @@ class Group:
         Raises:
             UserError: raised inside, on this rank.
             RunError: such an error was raised on another rank, whose message says what to do.
+            PeerError: another rank is gone or silent.
         """
         problem: UserError | None = None
-        try:
-            yield
-        except UserError as caught:
-            problem = caught
-        failed = torch.tensor(int(problem is not None))
-        if self.world > 1:
-            with _sending():
-                dist.all_reduce(failed, group=self.patient)
+        with _Meeting(self) as meeting:
+            try:
+                yield
+            except UserError as caught:
+                problem = caught
+            failed = meeting.end(problem is not None)
         if problem is not None:
             raise problem
         if failed:
@@ -165,6 +167,57 @@ class Group:
         """Leave the group."""
         if self.world > 1:
             dist.destroy_process_group()
+
+
+class _Meeting:
+    """Ranks wait for one another as long as each gives signs of life, which a thread beside its work does.
+
+    A sign is a round of adding up who is through, to which every rank comes. So whoever is through waits in a round for
+    the others' threads, and one that is stopped or dead keeps a round from ending, which the limit on time ends.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._through, self._given_up = threading.Event(), False
+        self._failed, self._problem = False, None  # type: bool, RuntimeError | None
+        self._thread = threading.Thread(target=self._rounds, daemon=True)
+
+    def __enter__(self) -> _Meeting:
+        if self._group.world > 1:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Left by an error that is no person's, this rank falls silent, and ends."""
+        self._given_up = not self._through.is_set()
+        self._through.set()
+
+    def end(self, failed: bool) -> bool:
+        """Be through; returns, once all are, whether any of them failed."""
+        self._failed = failed
+        self._through.set()
+        if self._group.world > 1:
+            self._thread.join()
+            with _sending():
+                if self._problem:
+                    raise self._problem
+        return self._failed
+
+    def _rounds(self) -> None:
+        through = False
+        try:
+            while not through:
+                ready = self._through.wait(min(BEAT, self._group.timeout / 4))
+                if self._given_up:
+                    return
+                counts = torch.tensor([int(ready), int(ready and self._failed)])
+                dist.all_reduce(counts, group=self._group.patient)
+                through = int(counts[0]) == self._group.world
+            self._failed = bool(counts[1])
+        except RuntimeError as problem:
+            self._problem = problem
 
 
 @contextmanager
@@ -179,8 +232,8 @@ def _sending() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as problem:
-        why = str(problem).strip().splitlines()[0]
-        raise RunError(f"another rank has ended or is silent: see its message, then run again ({why})") from problem
+        why = re.sub(r"^\[[^]]*\] ", "", str(problem).strip().splitlines()[0]).partition(". ")[0]
+        raise PeerError(f"another rank has ended or is silent: see its message, then run again ({why})") from problem
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

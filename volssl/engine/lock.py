@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -17,13 +18,13 @@ def lock(folder: Path) -> Iterator[None]:
     """Hold ``folder/lock`` for writing; the file stays, the lock does not.
 
     Raises:
-        RunError: another process holds it; the message says which and where. Or it cannot be written.
+        RunError: another process holds it, and the message says which and where; or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise RunError(f"output: {folder} cannot be written ({error.strerror}): give another folder") from None
+    except OSError as problem:
+        raise RunError(f"output: {folder} cannot be written ({problem.strerror}): give another folder") from None
     try:
         try:
             # A record lock, not flock: loader workers outlive a killed parent by seconds and would keep that.
@@ -32,8 +33,12 @@ def lock(folder: Path) -> Iterator[None]:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             what = f"{folder}: {holder} is writing here: wait for it, or give another output"
             raise RunError(what) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except OSError as problem:
+            what = f"{folder}: this disk keeps no locks ({problem.strerror}), so two runs could write here at once"
+            raise RunError(f"output: {what}: give a folder on another") from None
+        with contextlib.suppress(OSError):  # of a full disk: the name is for people, the lock holds without it
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         os.close(descriptor)

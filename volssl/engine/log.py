@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from volssl.engine.metrics import Metrics
 from volssl.errors import RunError
 
 if TYPE_CHECKING:
@@ -55,15 +54,10 @@ class Log:
         self.steps, self.batch = steps, batch
         self.console = console if folder else Console(quiet=True)
         self._collapse = Collapse(possible=collapses)
-        self._file: TextIO | None = None
         self._board = _tensorboard(folder, done) if folder and board else None
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            truncate(folder / "metrics.jsonl", done)
-            self._file = (folder / "metrics.jsonl").open("a+", encoding="utf-8")
-            self._file.seek(0)
-            for line in self._file:
-                self._collapse.remember(json.loads(line))
+        self._metrics = Metrics(folder, done) if folder else None
+        for line in self._metrics or ():
+            self._collapse.remember(line)
         self._times = deque([(done, time.monotonic())], maxlen=WINDOW)
         self._started = time.monotonic()
         self._next_line = PAUSE
@@ -79,23 +73,20 @@ class Log:
     ) -> None:
         if self.console.is_terminal:  # a bar that was never started would end in an empty line
             self._bar.stop()
-        if self._file:
-            self._file.close()
-        if self._board:
-            self._board.close()
+        if self._metrics:
+            self._metrics.close()
+        self._on_board(lambda board: board.close())
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values that hold after ``step`` steps, and show them. One call per step at most."""
-        if not self._file:
+        if not self._metrics:
             return
         self._times.append((step, time.monotonic()))
         values = {**values, "items_per_second": self._speed() * self.batch}
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step} | finite) + "\n")  # JSON knows no NaN
-        self._file.flush()
-        if self._board:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        if problem := self._metrics.write(step, values):
+            self.say(problem)
+        for name, value in values.items():
+            self._on_board(partial(_add_scalar, name=name, value=value, step=step))
         if warning := self._collapse.judge(values):
             self.say(Text(f"step {step}: {warning}", style="yellow"))
         self._show(step, values)
@@ -104,6 +95,11 @@ class Log:
         """Lines for a person, above the bar."""
         for line in lines:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def alert(self, line: str) -> None:
+        """A line that a person should see whichever rank it comes from."""
+        console = Console(stderr=True) if self.console.quiet else self.console
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -115,9 +111,23 @@ class Log:
             self._bar.start()
 
     def flush(self) -> None:
-        """Bring the metrics to the disk, so that a checkpoint never knows more than they do."""
-        if self._file:
-            os.fsync(self._file.fileno())
+        """Bring the metrics to the disk, so that a checkpoint never knows more than they do.
+
+        Raises:
+            RunError: it takes none.
+        """
+        if self._metrics:
+            self._metrics.flush()
+
+    def _on_board(self, act: Callable[[SummaryWriter], None]) -> None:
+        """TensorBoard's files repeat what the metrics hold: where they cannot be written, the run does without."""
+        if not self._board:
+            return
+        try:
+            act(self._board)
+        except OSError as problem:
+            self._board = None
+            self.say(f"TensorBoard's files are not written any more: {problem.strerror or problem}")
 
     def _speed(self) -> float:
         """Steps per second, saving and evaluating included."""
@@ -208,24 +218,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f}m" if seconds >= 60 else f"{seconds:.0f}s"
 
 
-def truncate(path: Path, done: int) -> None:
-    """Keep the lines of steps up to ``done``; a torn line, as a killed process leaves it, goes."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(line for line in lines if _step(line) <= done), encoding="utf-8")
-    temporary.replace(path)
-
-
-def _step(line: str) -> float:
-    """The step of a line of metrics; infinite where the line is not whole."""
-    try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
-
-
 def _bar(console: Console, done: int, steps: int) -> tuple[Progress, TaskID]:
     columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(bar_width=None), _Values())
     bar = Progress(*columns, console=console, expand=True)
@@ -241,6 +233,10 @@ class _Values(TextColumn):
     def render(self, task: Any) -> Text:
         text: Text = task.fields["text"]
         return text
+
+
+def _add_scalar(board: SummaryWriter, *, name: str, value: float, step: int) -> None:
+    board.add_scalar(name, value, step)
 
 
 def _tensorboard(folder: Path, done: int) -> SummaryWriter:

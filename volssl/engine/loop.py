@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from volssl.data.loader import Loader
+from volssl.data.quarantine import Quarantine
 from volssl.engine.chunks import Views
 from volssl.engine.distributed import Group
 from volssl.engine.log import Log
@@ -40,6 +41,7 @@ def fit(
     group: Group,
     console: Console,
     meta: Mapping[str, Any],
+    max_bad: float,
     evaluations: Sequence[Evaluation] = (),
 ) -> None:
     """Train ``method`` to ``loop.steps``, from the newest checkpoint in ``folder`` if there is one.
@@ -49,6 +51,7 @@ def fit(
 
     Args:
         meta: plain JSON for every checkpoint, such as the resolved configuration.
+        max_bad: share of the items that may be left out because they crash loader processes or hang them.
         evaluations: run on rank 0 when the number of steps done is a multiple of ``every``, though not after
             the last step: what is due at the end is the caller's.
 
@@ -61,6 +64,7 @@ def fit(
     group.broadcast(method)
     trainer = Trainer(method, build_optimizer(optim, method), optim, loop, source, views, group)
     found = identity(source)
+    quarantine = Quarantine(source, max_bad=max_bad, folder=folder, rank=group.rank)  # before any rank adds to it
     require_one_source(found, group)
     meta = {**meta, "data": found, "environment": environment(group)}
     saver = Saver(folder / "checkpoints", trainer, meta)
@@ -79,17 +83,18 @@ def fit(
             collapses=method.collapses,
         )
         with log:
-            log.say(*said)
-            done = _go_on(trainer, saver, evaluations, log, stop, seed)
+            log.say(*said, *quarantine.told())
+            feed = _feed(trainer, quarantine, done, seed, log)
+            done = _go_on(trainer, saver, evaluations, log, stop, feed)
             if stop.agreed(group):
                 log.say(f"stopped after step {done} of {loop.steps}: the same command goes on from here")
                 raise SystemExit(stop.code)
 
 
-def _go_on(trainer: Trainer, saver: Saver, evaluations: Sequence[Evaluation], log: Log, stop: Stop, seed: int) -> int:
-    """The steps that are left or until stopped, saved as often as asked for and at the end; the steps done."""
-    loop, group, done = trainer.loop, trainer.group, saver.saved
-    feed = Loader(
+def _feed(trainer: Trainer, quarantine: Quarantine, done: int, seed: int, log: Log) -> Loader:
+    """The samples of this rank in the steps that are left."""
+    loop, group = trainer.loop, trainer.group
+    return Loader(
         trainer.source,
         batch=loop.batch,
         seed=seed,
@@ -98,8 +103,18 @@ def _go_on(trainer: Trainer, saver: Saver, evaluations: Sequence[Evaluation], lo
         rank=group.rank,
         world=group.world,
         workers=loop.workers,
+        timeout=loop.timeout,
         pin=group.device.type == "cuda",
+        quarantine=quarantine,
+        tell=log.alert,
     )
+
+
+def _go_on(
+    trainer: Trainer, saver: Saver, evaluations: Sequence[Evaluation], log: Log, stop: Stop, feed: Loader
+) -> int:
+    """The steps that are left or until stopped, saved as often as asked for and at the end; the steps done."""
+    loop, group, done = trainer.loop, trainer.group, saver.saved
     for step, samples in enumerate(until_stopped(feed, stop, group), start=done):
         values = trainer.step(samples, Progress(step, loop.steps))
         done = step + 1

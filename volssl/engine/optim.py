@@ -142,6 +142,13 @@ def gradient_norm(module: nn.Module) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
+@torch.no_grad()
+def finite_weights(module: nn.Module) -> bool:
+    """Whether every parameter that moves is finite."""
+    moving: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
+    return bool(torch.stack(torch._foreach_norm(moving, float("inf"))).isfinite().all())
+
+
 def clip_gradients(optimizer: Optimizer, norm: Tensor, largest: float) -> None:
     """Scale the whole gradient, whose norm is ``norm``, down to ``largest``."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

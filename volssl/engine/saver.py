@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from volssl.data.items import NamedSource
 from volssl.engine.checkpoint import Checkpoint, load_latest, save, sweep
 from volssl.engine.distributed import Group
 from volssl.engine.log import Log
-from volssl.engine.trainer import NamedSource, Trainer
-from volssl.errors import RunError
+from volssl.engine.trainer import Trainer
+from volssl.errors import PeerError, RunError
+
+if TYPE_CHECKING:
+    from volssl.types import Tensors
 
 
 class FixedSource(NamedSource, Protocol):
@@ -68,34 +74,54 @@ class Saver:
     def _changed(self, found: Checkpoint) -> list[str]:
         """What of the environment is not as it was: the numbers then agree to rounding only."""
         before, now = found.meta.get("environment", {}), self.meta["environment"]
-        changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+        changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
         return [f"not bit for bit as before, because of {', '.join(changed)}"] if changed else []
 
     def save(self, step: int, log: Log) -> None:
         """Save, unless the newest checkpoint holds this step already. All ranks wait for it.
 
         Raises:
-            RunError: it could not be written; the checkpoints before it are untouched.
+            RunError: it could not be written, or what the run has become is not finite; the checkpoints before it are
+                untouched.
         """
-        if step == self.saved:
-            return
-        log.flush()
-        with self.trainer.group.together():
-            if self.trainer.group.rank == 0:
-                self._write(step)
-        self.saved = step
-
-    def _write(self, step: int) -> None:
-        tensors, keep = self.trainer.state(), self.trainer.loop.keep
-        save(self.folder, step=step, tensors=tensors, meta=self.meta, keep=keep)
+        if problem := self._save(step, log):
+            raise problem
 
     def try_to_save(self, step: int, log: Log) -> list[str]:
-        """Save; if that fails, say so: the run goes on and tries again at the next interval."""
+        """Save; if that fails, say so: the run goes on and tries again at the next interval.
+
+        Raises:
+            RunError: what the run has become is not finite.
+        """
+        problem = self._save(step, log)
+        return [str(problem)] if problem else []
+
+    def _save(self, step: int, log: Log) -> RunError | None:
+        """Returns what the disk had against it, or that of another rank."""
+        if step == self.saved:
+            return None
+        tensors, group = self.trainer.state(), self.trainer.group
+        _require_finite(tensors, step)
         try:
-            self.save(step, log)
+            with group.together():
+                if group.rank == 0:
+                    log.flush()
+                    keep = self.trainer.loop.keep
+                    save(self.folder, step=step, tensors=tensors, meta=self.meta, keep=keep)
+        except PeerError:
+            raise
         except RunError as problem:
-            return [str(problem)]
-        return []
+            return problem
+        self.saved = step
+        return None
+
+
+def _require_finite(tensors: Tensors, step: int) -> None:
+    """The same on every rank, as all have moved alike."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            what = f"step {step}: {name} is not finite, so nothing was saved"
+            raise RunError(f"{what}: lower optim.lr or set optim.clip; the same command goes on from before")
 
 
 def identity(source: FixedSource) -> dict[str, Any]:
@@ -136,7 +162,8 @@ def environment(group: Group) -> dict[str, Any]:
     """What the last bits of the numbers depend on beside the configuration."""
     cuda = group.device.type == "cuda"
     return {
-        "torch": torch.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("volssl", "torch", "numpy", "monai")},
         "device": torch.cuda.get_device_name(group.device) if cuda else "cpu",
         "threads": torch.get_num_threads(),
         "ranks": group.world,

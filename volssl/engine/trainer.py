@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from volssl.data.items import DrawnSource
+from volssl.data.items import NamedSource
 from volssl.engine.chunks import SHARE, Chunks, Views, memory
 from volssl.engine.distributed import Group
 from volssl.engine.optim import (
     clip_gradients,
+    finite_weights,
     load_optimizer_tensors,
     optimizer_tensors,
     set_learning_rate,
@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 NAMED = 8  # items that a message names
 
 
-class NamedSource(DrawnSource, Protocol):
-    """A source that can say what its items are called."""
-
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-
 @dataclass(frozen=True)
 class Trainer:
     """What takes part in a step. The number of steps done is not in it: everything is told where it is."""
@@ -57,7 +50,7 @@ class Trainer:
         """One optimiser step; returns what there is to log.
 
         Raises:
-            RunError: something is not finite, and no weight has moved; or the device's memory does not suffice.
+            RunError: something is not finite, so that nothing may be saved; or the device's memory does not suffice.
         """
         device, autocast = self.group.device, torch.bfloat16 if self.loop.precision == "bf16" else None
         hold = int(SHARE * memory(device)) if self.method.coupled else 0
@@ -65,7 +58,7 @@ class Trainer:
         try:
             loss = backward(self.method, chunks, at, group=self.group, autocast=autocast)
         except NonFiniteError as problem:
-            raise RunError(self._blame(problem, samples, at)) from None
+            raise RunError(self._blame(problem, samples, at, "no weight has moved")) from None
         except torch.OutOfMemoryError:
             raise RunError(self._too_large()) from None
         if self.optim.clip:
@@ -80,6 +73,9 @@ class Trainer:
                 f"optim: the state of {self.optim.name} does not fit into memory of {device}: "
                 "use a smaller backbone or a device with more memory"
             ) from None
+        if not finite_weights(self.method):
+            what = NonFiniteError("weights are", [])
+            raise RunError(self._blame(what, samples, at, "none was saved since they moved"))
         self.method.after_step(loss.stats, at)
         varies = {"weight_decay": decay} if isinstance(self.optim.weight_decay, tuple) else {}
         return {"loss": loss.total, "lr": rate, **varies, **loss.metrics}
@@ -95,14 +91,14 @@ class Trainer:
             how = f"try {precision}smaller views.size or a smaller backbone"
         return f"loop.chunk: {what} not fit into memory of {self.group.device}: {how}"
 
-    def _blame(self, problem: NonFiniteError, samples: Samples, at: Progress) -> str:
+    def _blame(self, problem: NonFiniteError, samples: Samples, at: Progress, so: str) -> str:
         """One line that names the items: those with such an image, else such an embedding, else the batch."""
         bad = ~samples.images.isfinite().flatten(1).all(1)
         index = [int(i) for i in samples.index[bad]] or problem.indices or [int(i) for i in samples.index]
         names = [private(self.source.ids[i]) for i in dict.fromkeys(index)]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         return (
-            f"step {at.step + 1}: {problem}; no weight has moved. Look at {', '.join(names[:NAMED])}{more}; "
+            f"step {at.step + 1}: {problem}; {so}. Look at {', '.join(names[:NAMED])}{more}; "
             "if their images are sound, lower optim.lr or set optim.clip"
         )
 

@@ -1,0 +1,101 @@
+"""Two ranks, of which one is killed or stands still: the other ends in time with one line, and both go on exactly."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.gates import test_kill, zygote
+from tests.gates.record import record
+from tests.gates.sizes import size
+from tests.gates.test_kill import config, lines, result
+from tests.gates.zygote import Started
+from tests.test_ranks import free_port
+
+TIMEOUT, MORE = 10.0, 5.0
+TRIALS = size(1, 8)
+
+folder = test_kill.folder  # a fixture: stacks, and a whole run of one rank
+
+
+def pair(folder: Path, out: str, *overrides: str) -> list[Started]:
+    """Two ranks, as torchrun would start them, each with a file of what it says."""
+    port, path = free_port(), config(folder, out)
+    command: tuple[str | Path, ...] = ("train", path, "loop.workers=0", f"loop.peer_timeout={TIMEOUT}", *overrides)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    return [
+        zygote.start(
+            *command, told=folder / f"{out}-{rank}.txt", environ=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
+        for rank in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Path:
+    """What two ranks make."""
+    for rank in pair(folder, "two"):
+        assert rank.wait() == 0, rank.told.read_text()
+    return folder / "two"
+
+
+def lose(folder: Path, out: str, number: signal.Signals, victim: int, least: int) -> tuple[float, str]:
+    """Seconds until the other rank has ended after one was lost, and the last line that it said."""
+    ranks = pair(folder, out)
+    while lines(folder / out) < least:
+        assert all(rank.running() for rank in ranks), [rank.told.read_text() for rank in ranks]
+        time.sleep(0.002)
+    ranks[victim].send(number)
+    began = time.monotonic()
+    other = ranks[1 - victim]
+    try:
+        assert other.wait(TIMEOUT + MORE + 30) == 2, other.told.read_text()
+        seconds = time.monotonic() - began
+    finally:
+        ranks[victim].send(signal.SIGCONT)
+        if number == signal.SIGSTOP:  # once it wakes up, it finds nobody
+            assert ranks[victim].wait(TIMEOUT + MORE + 30) == 2, ranks[victim].told.read_text()
+        else:
+            ranks[victim].wait()
+    return seconds, other.told.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_others_end_in_time_and_the_same_command_goes_on(
+    folder: Path, undisturbed: Path, number: signal.Signals
+) -> None:
+    draw, slowest, good = random.Random(int(number)), 0.0, 0
+    for n in range(TRIALS):
+        out, victim = f"{number.name}-{n}", n % 2
+        seconds, said = lose(folder, out, number, victim, draw.randint(1, 15))
+        slowest = max(slowest, seconds)
+        assert "another rank has ended or is silent" in said
+        assert "Traceback" not in said
+        for rank in pair(folder, out):
+            assert rank.wait() == 0, rank.told.read_text()
+        good += result(folder / out) == result(undisturbed)
+    what = f"2 gloo ranks, one {'killed' if number == signal.SIGKILL else 'stopped'}"
+    bar = f"all end within {TIMEOUT:g} + {MORE:g} s, relaunch bit-exact"
+    record(what, f"{good}/{TRIALS} bit-exact, at most {slowest:.1f} s", bar)
+    assert good == TRIALS
+    assert slowest < TIMEOUT + MORE
+
+
+def test_a_longer_patience_does_not_pass(folder: Path, undisturbed: Path) -> None:
+    """Negative control: with a limit of a minute, nobody has ended after the time."""
+    del undisturbed
+    ranks = pair(folder, "patient", "loop.peer_timeout=60")
+    while lines(folder / "patient") < 3:
+        assert all(rank.running() for rank in ranks), [rank.told.read_text() for rank in ranks]
+        time.sleep(0.002)
+    ranks[1].send(signal.SIGSTOP)
+    time.sleep(TIMEOUT + MORE)
+    waiting = ranks[0].running()
+    for rank in ranks:
+        rank.send(signal.SIGKILL)
+        rank.wait()
+    assert waiting
