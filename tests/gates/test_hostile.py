@@ -76,15 +76,15 @@ def test_configurations_are_data(tried: Ground) -> None:
     _conclude(tried, f"{len(chosen)} hostile configurations")
 
 
-def test_checkpoints_and_encoders_are_data(tried: Ground) -> None:
-    """Of each file: resumed from, imported as weights, and as the weights or the card of an encoder."""
+def test_checkpoints_encoders_and_manifests_are_data(tried: Ground) -> None:
+    """Of each file: resumed from, imported as weights, as the weights or the card of an encoder, as a manifest."""
     files = [*hostile_files.pickled(str(tried.canary)), *hostile_files.claims()]
     signed = list(hostile_files.checkpoints())
     card = json.loads((tried.work / "sound/encoder/card.json").read_text())
     folders = list(hostile.cards(card, (tried.work / "sound/encoder/model.safetensors").read_bytes()))
     assert len(files) + len(signed) + len(folders) >= 100
     for i, (name, content) in enumerate(some(files, size(18, len(files)))):
-        uses = (_resumed, _imported, _encoder) if size(0, 1) else ((_resumed, _imported, _encoder)[i % 3],)
+        uses = USES if size(0, 1) else (USES[i % len(USES)],)
         for use in uses:
             use(tried, name, content)
     for name, content in some(signed, size(4, len(signed))):
@@ -115,6 +115,13 @@ def _imported(ground: Ground, name: str, content: bytes) -> None:
     ground.case(f"{name} (imported)", "train", ground.write(json.dumps(ground.base | {"backbone": weights})))
 
 
+def _listed(ground: Ground, name: str, content: bytes) -> None:
+    shutil.rmtree(ground.work / "case", ignore_errors=True)
+    ground.write(content, "theirs.parquet")
+    data = ground.base["data"] | {"root": "theirs.parquet"}
+    ground.case(f"{name} (manifest)", "train", ground.write(json.dumps(ground.base | {"data": data})))
+
+
 def _encoder(ground: Ground, name: str, content: bytes) -> None:
     """Its card has the right SHA-256: whoever writes the one can write the other."""
     import hashlib
@@ -124,6 +131,9 @@ def _encoder(ground: Ground, name: str, content: bytes) -> None:
     ground.put({"card.json": json.dumps(card).encode(), "model.safetensors": content}, "theirs")
     for command in ("embed", "export", "evaluate") if size(0, 1) else ("embed",):
         _used(ground, f"{name} ({command})", command)
+
+
+USES = (_resumed, _imported, _encoder, _listed)
 
 
 def _used(ground: Ground, name: str, command: str) -> None:
