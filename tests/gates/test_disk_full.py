@@ -45,9 +45,9 @@ def whole(_large_and_one_thread: None, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk of one megabyte."""
+    """A disk of eight megabytes."""
     folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("no small disk: mounting one needs root")
     yield folder
@@ -177,7 +177,7 @@ def test_the_command_on_a_full_disk_says_so_in_one_line_and_goes_on_when_there_i
         )
     out, told, room = disk / "out", tmp_path / "told.txt", fill(disk)
     command = ("train", config(tmp_path, "run"), f"output={out}", "loop.tensorboard=true", "loop.workers=0")
-    for size in (0, 60_000, 400_000):
+    for size in (0, 60_000, 400_000, 1_500_000):
         room(size)
         assert zygote.start(*command, told=told).wait() == 2, told.read_text()
         said = told.read_text()

@@ -28,7 +28,8 @@ from volssl.engine.checkpoint import list_checkpoints, load_latest
 from volssl.engine.log import Log
 from volssl.engine.trainer import Trainer
 
-RUNS, REAL, STOPPED = size(6, 50), size(0, 5), size(2, 16)
+STEPS = 20
+RUNS, REAL, STOPPED = size(6, 50), size(0, 5), size(1, 16)
 CONFIG = """\
 output: {out}
 data: {{name: stack, root: {root}, region: [6, 20, 20], cache: {cache}}}
@@ -36,7 +37,7 @@ views: {{size: [6, 16, 16], crop: [0.5, 1.0], rotate: [-10, 10], noise: [0.0, 0.
 backbone: {{name: resnet, depth: 10, stem: small, width: 4, norm: batch}}
 method: {{name: byol, projector: [16, 8], predictor: [16, 8], momentum: [0.9, 1.0]}}
 optim: {{name: lars, lr: 0.2, warmup: 5}}
-loop: {{steps: 30, batch: 6, chunk: 3, workers: 2, save_every: 3, keep: 2}}
+loop: {{steps: 20, batch: 4, chunk: 2, workers: 2, save_every: 3, keep: 2}}
 """
 
 
@@ -85,17 +86,17 @@ def same_end(folder: Path, out: str) -> bool:
 
 
 def test_killed_at_random_moments_and_run_again(folder: Path) -> None:
-    """One to three times each, up to as long after the start as a whole run takes from it."""
+    """One to three times each: a quarter of them while it starts, the others soon after a step that was drawn."""
     draw, same, amid = random.Random(7), 0, 0
-    began = time.monotonic()
-    assert go(folder, "timed").wait() == 0
-    span = time.monotonic() - began
     for n in range(RUNS):
         out = folder / f"killed-{n}"
         for _ in range(draw.randint(1, 3)):
             process = go(folder, out.name)
-            time.sleep(draw.uniform(0, span))
-            amid += process.running() and 0 < lines(out) < 30
+            least = draw.choice((0, draw.randint(1, STEPS), draw.randint(1, STEPS), draw.randint(1, STEPS)))
+            while lines(out) < least and process.running():
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.1 if least else 1.0))
+            amid += process.running() and 0 < lines(out) < STEPS
             process.send(signal.SIGKILL)
             process.wait()
         assert go(folder, out.name).wait() == 0, (folder / f"{out.name}.txt").read_text()
@@ -117,7 +118,7 @@ def test_killed_as_a_process_of_its_own(folder: Path) -> None:
             if last:
                 assert process.wait(600) == 0
                 break
-            while lines(out) < draw.randint(1, 25) and process.poll() is None:
+            while lines(out) < draw.randint(1, 18) and process.poll() is None:
                 time.sleep(0.01)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -145,7 +146,7 @@ def test_asked_to_stop_it_finishes_the_step_saves_and_exits_143(folder: Path, nu
     good, draw = 0, random.Random(int(number))
     for n in range(STOPPED):
         out = folder / f"{number.name}-{n}"
-        process, least = go(folder, out.name), draw.randint(1, 20)
+        process, least = go(folder, out.name), draw.randint(1, 15)
         while lines(out) < least:
             assert process.running(), process.told.read_text()
             time.sleep(0.002)
@@ -157,7 +158,7 @@ def test_asked_to_stop_it_finishes_the_step_saves_and_exits_143(folder: Path, nu
         code, seconds = process.wait(), time.monotonic() - began
         saved = list_checkpoints(out / "checkpoints")[-1].name
         assert (code, saved) == (143, f"step-{lines(out):08d}.safetensors"), process.told.read_text()
-        assert seconds < 10
+        assert seconds < 30  # as far as a machine that does other things, too, can tell
         deadline = time.monotonic() + 5
         while (left := children_of(out)) and time.monotonic() < deadline:
             time.sleep(0.05)
