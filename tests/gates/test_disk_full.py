@@ -43,10 +43,11 @@ def whole(_large_and_one_thread: None, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of eight megabytes."""
-    folder = tmp_path_factory.mktemp("disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("no small disk: mounting one needs root")

@@ -49,6 +49,7 @@ OWN = (
     "numpy",
     "monai",
 )  # what this package pickles of itself
+DECODER = ["-P", "-m", "volssl.data.decoder"]  # the process in which native codecs run
 ANYWHERE = ("/dev/null", "/dev/shm", "/proc/self", "/tmp/torchinductor")
 
 
@@ -74,6 +75,8 @@ def watch(given: Mapping[str, Any]) -> None:
         return not any(real == one or real.startswith(one + "/") for one in (*allowed, *ANYWHERE))
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and list(args[1])[1:] == DECODER:
+            return
         if event in STARTS or event in REACHES:
             if event != "ctypes.dlopen" or args[0] not in (None, ""):
                 tell(event, *args[:2])
