@@ -70,6 +70,17 @@ def test_labels_stand_on_the_axis_as_numbers() -> None:
     assert {"10", "100", "1,000", "labels used", "AUROC"} <= set(text)
 
 
+def test_what_an_axis_says_is_not_rounded() -> None:
+    """0.925 is no 0.93; places in the drawing are rounded to a hundredth, which nobody sees."""
+    line = Line(STYLES["simclr"], (10, 100), (0.858, 0.944), (0.83, 0.926), (0.883, 0.96))
+    svg = plots.against_labels([line], "AUROC", "a")
+    said = [float(text) for text in re.findall(r">(\d\.\d+)<", svg)]
+    steps = np.diff(said)
+    assert len(said) > 3
+    assert np.allclose(steps, steps[0])
+    assert not re.search(r'd="[^"]*\d\.\d{3}', svg)
+
+
 def test_counts_that_are_close_together_share_a_tick() -> None:
     line = Line(STYLES["dino"], (100, 101, 1000), (0.5, 0.6, 0.7), (0.4, 0.5, 0.6), (0.6, 0.7, 0.8))
     text = re.findall(r">([^<>]+)</text>", plots.against_labels([line], "AUROC", "a"))

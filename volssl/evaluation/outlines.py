@@ -15,6 +15,7 @@ from volssl.evaluation.labelled import Budget
 from volssl.evaluation.mrnet import Rows
 from volssl.evaluation.target import Ints
 from volssl.evaluation.voxels import dice, fit_voxels, segment
+from volssl.names import shown_id
 
 ITEMS = 6  # of one encoder
 EDGE = 144  # pixels at most
@@ -44,7 +45,7 @@ def outlined(answers: Answers, one: Contestant, protocol: VoxelsConfig, most: Bu
         called, row = segment(columns, model, i, masks[i].shape), int(data.rows[i])
         each = dice(called, masks[i], len(data.classes))
         score = f"{np.nanmean(each):.2f}" if np.isfinite(each).any() else "-"
-        ids.append(f"{source.ids[row]}, Dice {score}")
+        ids.append(f"{shown_id(source.ids[row])}, Dice {score}")
         images.append(picture(source[row].image, masks[i], called))
     return Pictured(
         data=data.name,

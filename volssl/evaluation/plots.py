@@ -285,9 +285,13 @@ def _seen(element: Element) -> list[Element]:
     return [element]
 
 
+def _to_a_hundredth(found: re.Match[str]) -> str:
+    return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")
+
+
 def _tidy(text: str) -> str:
     text = re.sub(r" font-family: [^;]*;", "", text)
-    text = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text)
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"\d+\.\d{3,}", _to_a_hundredth, tag[0]), text)  # not what people read
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
     text = re.sub(r"#01010[123]", lambda found: VARIABLES[found[0]], text)
     text = re.sub(r"#0200(..)", lambda found: f"var(--s{int(found[1], 16)})", text)
