@@ -118,10 +118,10 @@ def peek(path: Path) -> dict[str, Any] | None:
     """What a checkpoint says of its run, without reading and verifying all of it; None where that much is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            meta: dict[str, Any] = json.loads((file.metadata() or {})["meta"])
-    except (SafetensorError, OSError, ValueError, KeyError, MemoryError):
+            meta = json.loads((file.metadata() or {})["meta"])
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError, MemoryError):
         return None
-    return meta
+    return meta if isinstance(meta, dict) else None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
