@@ -8,11 +8,14 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
+import weakref
 import zipfile
 import zlib
 from pathlib import Path
@@ -60,7 +63,10 @@ class Life:
         self.forks, self.place, self.root, self.data = forks, place, root, data
         for name in ("tmp", "home", "work"):
             (place / name).mkdir(parents=True)
-        own = {"TMPDIR": str(place / "tmp"), "HOME": str(place / "home"), "USER": USER, "LOGNAME": USER}
+        short = Path(tempfile.mkdtemp(), "t")  # for sockets, which the name of the folder itself is too long for
+        short.symlink_to(place / "tmp")
+        weakref.finalize(self, shutil.rmtree, short.parent)
+        own = {"TMPDIR": str(short), "HOME": str(place / "home"), "USER": USER, "LOGNAME": USER}
         self.environ = {"VOLSSL_NAMES": "", "MPLCONFIGDIR": "", "COLUMNS": "10000", **own, **environ}
         self.said, self.steps = place / "said.txt", 0
         for kind in data:

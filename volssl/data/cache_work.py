@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pebble import ProcessExpired, ProcessPool
 from volssl.data.cache_file import store, whole
 from volssl.data.child import disposable
 from volssl.data.fingerprint import Stamp, fingerprint
+from volssl.data.processes import server
 from volssl.data.recipe import Entry, Recipe
 from volssl.errors import DataError
 from volssl.silence import quieten
@@ -115,10 +115,8 @@ def _do(task: Work[R]) -> R | DataError:
 
 
 def _in_processes(following: Next[R], workers: int) -> Iterator[tuple[int, R | DataError]]:
-    """The processes come from a server that has loaded MONAI once, not from a fork of this one's threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    pool = ProcessPool(max_workers=workers, context=context, initializer=quieten)
+    """The processes come from a server that has loaded MONAI once."""
+    pool = ProcessPool(max_workers=workers, context=server([__name__]), initializer=quieten)
     futures: dict[Future[R | DataError], tuple[int, str]] = {}
     try:
         while True:

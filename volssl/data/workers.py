@@ -19,6 +19,7 @@ from multiprocessing.util import Finalize
 import torch
 from torch import Tensor
 
+from volssl.data.processes import server
 from volssl.errors import UserError
 from volssl.silence import quieten
 from volssl.types import Item, Source
@@ -64,8 +65,7 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("forkserver")  # a fork would copy the locks of other threads
-        context.set_forkserver_preload([__name__, type(self._source).__module__])
+        context = server([__name__, type(self._source).__module__])
         self._pipe, theirs = context.Pipe()
         self._at: int | None = None
         # No daemon, as those may have no children, in which a reader may want to decode.
