@@ -134,7 +134,7 @@ def test_a_late_rank_is_waited_for_and_a_lost_one_noticed(act: str, says: str) -
     ranks = [context.Process(target=join, args=(rank, port, act, pipes[rank][1]), daemon=True) for rank in range(2)]
     for rank in ranks:
         rank.start()
-    assert pipes[1][0].poll(60)
+    assert pipes[1][0].poll(180)  # on a busy machine its start alone takes a minute
     assert str(pipes[1][0].recv()).startswith(says)
     for rank in ranks:
         rank.kill()
