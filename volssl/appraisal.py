@@ -290,7 +290,7 @@ def _claimed(out: Path) -> Path:
     if os.path.exists(out) and not out.is_dir():
         raise ConfigError(f"output: {out} is a file: give a folder")
     make_folder(out, "output")
-    held = sorted(p.name for p in out.iterdir() if p.name != "lock") if out.is_dir() else []
+    held = sorted(p.name for p in out.iterdir() if p.name != "lock")
     if held and (not (out / CONFIG).is_file() or (out / "checkpoints").exists()):
         raise ConfigError(f"output: {out} holds {private(held[0])} and no evaluation: give a new or empty folder")
     return out

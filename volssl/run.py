@@ -234,7 +234,7 @@ def claim(folder: Path, run: Run) -> Path:
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
         return folder
-    held = [] if written.is_file() or not folder.is_dir() else sorted(p.name for p in folder.iterdir())
+    held = [] if written.is_file() else sorted(p.name for p in folder.iterdir())
     if other := [name for name in held if name not in ("lock", f".{CONFIG}.new")]:  # all that a kill may leave here
         raise ConfigError(f"output: {folder} holds {private(other[0])} and no run: give a new or empty folder")
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ OWN = (
     "monai",
 )  # what this package pickles of itself
 DECODER = ["-P", "-m", "volssl.data.decoder"]  # the process in which native codecs run
-ANYWHERE = ("/dev/null", "/dev/shm", "/proc/self", "/tmp/torchinductor")
+ANYWHERE = ("/dev/null", "/dev/shm", "/proc/self", f"{tempfile.gettempdir()}/torchinductor")
 
 
 def watch(given: Mapping[str, Any]) -> None:

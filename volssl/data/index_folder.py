@@ -16,12 +16,9 @@ from volssl.data.header import is_colour, is_image, is_mosaic
 from volssl.data.index_row import Candidate, Row
 from volssl.data.manifest import LEFT_OUT, Ids, below
 from volssl.data.preflight import check_regular, guard
-from volssl.data.suffixes import VIDEOS
+from volssl.data.suffixes import SLIDES, TIFF, VIDEOS
 from volssl.errors import DataError
 from volssl.reasons import ReasonCode
-
-SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".czi")
-MAYBE_SLIDES = (".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def _format(file: Path) -> Kind | None:
 def _by_name(place: Place, file: Path) -> Candidate:
     check_regular(file)
     suffix, kind = file.suffix.lower(), kind_of(file)
-    if suffix in SLIDES or (suffix in MAYBE_SLIDES and _is_slide(file)):
+    if suffix in SLIDES and (suffix not in TIFF or _is_slide(file)):
         _need("openslide", "slides", file)
         beside = file.with_suffix("")
         others = sorted(beside.iterdir()) if suffix == ".mrxs" and beside.is_dir() else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from typing import Any
 
 from volssl.data.door import Found, natural, walk
 from volssl.data.fingerprint import combined
-from volssl.data.manifest import AGAIN, KINDS, Ids, Manifest, below, key_path, open_manifest
+from volssl.data.manifest import AGAIN, KINDS, OK, Ids, Manifest, below, key_path, open_manifest
 from volssl.data.seen import read_key
 from volssl.errors import DataError
 
@@ -93,8 +93,8 @@ def _pictures(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _nothing(manifest: Manifest, kind: str) -> DataError:
-    held = {name: sum(1 for _ in manifest.usable(name)) for name in KINDS}
-    others = ", ".join(f"{count} of data.name: {name}" for name, count in held.items() if count)
+    held = Counter(row["kind"] for row in manifest if row["status"] == OK)
+    others = ", ".join(f"{held[name]} of data.name: {name}" for name in KINDS if held[name])
     if not others:
         return DataError("empty", f"the manifest lists nothing that can be read: {AGAIN}", str(manifest.path))
     return DataError("kind", f"the manifest lists nothing of data.name: {kind}, but {others}", str(manifest.path))

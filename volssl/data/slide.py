@@ -23,12 +23,12 @@ from volssl.data.slide_config import SlideConfig
 from volssl.data.slide_file import Box, Slide
 from volssl.data.slide_source import SlideSource, Tiles, steps
 from volssl.data.stream import permutation
+from volssl.data.suffixes import SLIDES
 from volssl.data.survey import Seen, one_per_file, survey
 from volssl.data.tissue import grid, shares, tissue_mask
 from volssl.errors import DataError
 
 FORMAT = 1  # raise it when the same configuration and the same slide give other tiles
-SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".czi")
 OVERVIEW_MPP = 8.0  # a tile of 224 pixels at 0.5 microns is 14 x 14 pixels of the mask
 
 
@@ -39,7 +39,7 @@ def build(config: SlideConfig, region: Size, *, workers: int = 0, report: Report
         DataError: nothing found, or more than ``max_bad`` of the slides are unusable.
         RunError: the cache folder cannot be written.
     """
-    what = f"slide ({', '.join(SUFFIXES)})"
+    what = f"slide ({', '.join(SLIDES)})"
     finder = partial(one_per_file, kind="slide", wanted=_is_slide, what=what)
     listed, bad = listing_by(config.root, config.name, finder, config.split)
     listed = sorted((_whole(one) for one in listed), key=lambda one: one.found.id)
@@ -59,7 +59,7 @@ def build(config: SlideConfig, region: Size, *, workers: int = 0, report: Report
 
 
 def _is_slide(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
+    return path.name.lower().endswith(SLIDES)
 
 
 def _whole(one: Listed) -> Listed:
