@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Self-supervised encoders for medical volumes, trained exactly and evaluated honestly.",
 )
+
+STOPPED = 143  # the exit code of a command that was asked to stop
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/.")]
 Overrides = Annotated[
@@ -141,15 +145,32 @@ def _world() -> int:
 
 
 def main() -> None:
-    """The entry point: a fault of the user's is one line and exit code 2, never a traceback."""
+    """The entry point: a fault of the user's is one line and exit code 2, never a traceback.
+
+    SIGTERM and SIGUSR1 end any command with code 143; while a run trains, its loop has handlers of its own.
+    """
+    before: dict[signal.Signals, Any] = {
+        number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGUSR1)
+    }
     try:
         app(standalone_mode=True)
+    except SystemExit as e:
+        if e.code == STOPPED:  # who asks once more while the interpreter takes itself down is not to have another code
+            before = dict.fromkeys(before, signal.SIG_IGN)
+        raise
     except UserError as e:
         typer.echo(f"volssl: {e}" if "\n" not in str(e) else f"volssl:\n{e}", err=True)
         if isinstance(e, PeerError):  # what an interpreter takes down at its end would wait for the peer
             sys.stdout.flush()
             os._exit(e.exit_code)
         sys.exit(e.exit_code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the signature of a handler)
+    raise SystemExit(STOPPED)
 
 
 if __name__ == "__main__":
