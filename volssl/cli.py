@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +18,7 @@ from volssl.names import SHOW, one_line
 from volssl.silence import quieten, tell
 
 LONGEST, MOST = 2000, 100  # characters of a line, lines of a message
+STOPPED = 143  # the exit code of a command that was asked to stop
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -202,18 +205,26 @@ def _world() -> int:
 def main() -> None:
     """The entry point: a fault of the user's is one line and exit code 2, never a traceback.
 
-    One of the program's is a traceback and exit code 1, without words that may hold names.
+    One of the program's is a traceback and exit code 1, without words that may hold names. SIGTERM and SIGUSR1 end any
+    command with code 143; while a run trains, its loop has handlers of its own.
     """
     quieten()
+    before: dict[signal.Signals, Any] = {
+        number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGUSR1)
+    }
     try:
         app(standalone_mode=True)
+    except SystemExit as e:
+        if e.code == STOPPED:  # who asks once more while the interpreter takes itself down is not to have another code
+            before = dict.fromkeys(before, signal.SIG_IGN)
+        raise
     except UserError as e:
         typer.echo(_told(str(e)), err=True)
         if isinstance(e, PeerError):  # what an interpreter takes down at its end would wait for the peer
             sys.stdout.flush()
             os._exit(e.exit_code)
         sys.exit(e.exit_code)
-    except (SystemExit, KeyboardInterrupt):
+    except KeyboardInterrupt:
         raise
     except BaseException as e:  # native codecs raise outside Exception
         if isinstance(e, MemoryError) or "can't allocate memory" in str(e):  # torch has no kind of its own for it
@@ -221,6 +232,13 @@ def main() -> None:
             sys.exit(UserError.exit_code)
         tell(e)
         sys.exit(1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the signature of a handler)
+    raise SystemExit(STOPPED)
 
 
 def _told(message: str) -> str:

@@ -146,7 +146,7 @@ def test_asked_to_stop_it_finishes_the_step_saves_and_exits_143(folder: Path, nu
     good, draw = 0, random.Random(int(number))
     for n in range(STOPPED):
         out = folder / f"{number.name}-{n}"
-        process, least = go(folder, out.name), draw.randint(1, 15)
+        process, least = go(folder, out.name), draw.randint(1, 10)
         while lines(out) < least:
             assert process.running(), process.told.read_text()
             time.sleep(0.002)
