@@ -36,7 +36,7 @@ TEXTS = (
 )
 DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "LastMenstrualDate")
 UIDS = ("StudyInstanceUID", "FrameOfReferenceUID", "InstanceCreatorUID", "DeviceUID")
-SHORT = 16  # characters of a value of kind SH
+SIDE, DEPTH = 24, 8  # voxels of an image
 
 
 class Planted:
@@ -140,7 +140,8 @@ def broken(path: Path) -> Path:
 def folder_of(kind: str, root: Path, items: int = 8) -> Path:
     """A folder of ``items`` sound images of a kind and one that is broken, under planted names.
 
-    ``labels.csv`` names the sound ones, ``all.csv`` the broken one too.
+    ``labels.csv`` names the sound ones, ``all.csv`` the broken one too. Of NIfTI files both have masks, which are
+    images of the folder as well.
     """
     word, rng = Planted(), np.random.default_rng(len(kind))
     root.mkdir(parents=True)
@@ -150,26 +151,29 @@ def folder_of(kind: str, root: Path, items: int = 8) -> Path:
         files = list(_made(kind, where, word, rng))
         if i == items:
             broken(files[0])
-        rows.append([str(where.relative_to(root)), ("ill", "well")[i % 2], f"{WORD}38-{i}", word()])
+        mask = ""
+        if kind == "nifti":
+            inside = nifti(root / f"{word()} masks/{word()}.nii.gz", word, rng.integers(0, 3, (SIDE, SIDE, DEPTH)))
+            mask = str(inside.relative_to(root))
+        rows.append([str(where.relative_to(root)), ("ill", "well")[i % 2], f"{WORD}38-{i}", word(), mask])
     for table, held in (("labels.csv", rows[:items]), ("all.csv", rows)):
         with (root / table).open("w", newline="") as written:
-            csv.writer(written).writerows([["path", "label", "patient", "remark"], *held])
+            csv.writer(written).writerows([["path", "label", "patient", "remark", "mask"], *held])
     return root
 
 
 def _made(kind: str, where: Path, word: Planted, rng: np.random.Generator) -> Iterator[Path]:
     """The files of one item, of which the first is the one to break."""
-    side = 24
     if kind == "dicom":
-        slices = rng.integers(0, 900, (8, side, side))
+        slices = rng.integers(0, 900, (DEPTH, SIDE, SIDE))
         files = [dicom(where / f"{word()}-{z}.dcm", word, plane, z) for z, plane in enumerate(slices)]
         yield from files
     elif kind == "nifti":
-        yield nifti(where / f"{word()}.nii.gz", word, rng.integers(0, 900, (side, side, 8)))
+        yield nifti(where / f"{word()}.nii.gz", word, rng.integers(0, 900, (SIDE, SIDE, DEPTH)))
     elif kind == "png":
-        yield png(where / f"{word()}.png", word, rng.integers(0, 255, (side, side, 3)))
+        yield png(where / f"{word()}.png", word, rng.integers(0, 255, (SIDE, SIDE, 3)))
     elif kind == "still":
-        yield dicom(where / f"{word()}.dcm", word, rng.integers(0, 900, (side, side)), volume=False)
+        yield dicom(where / f"{word()}.dcm", word, rng.integers(0, 900, (SIDE, SIDE)), volume=False)
     elif kind == "video":
         yield video(where / f"{word()}.mp4", word, rng.integers(0, 255, (8, 32, 32, 3)))
     else:

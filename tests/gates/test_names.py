@@ -135,8 +135,27 @@ class Life:
             "output": f"study-{kind}",
         }
 
+    def of_voxels(self, **target: Any) -> dict[str, Any]:
+        """An evaluation on the masks of the NIfTI files."""
+        study = self.study("nifti") | {"protocols": [{"name": "voxels"}], "output": "study-masks"}
+        study["sets"]["planted"]["target"] = {"name": "masks", "column": "mask", "classes": ["a", "b"], **target}
+        return study
+
+    def from_a_manifest(self, kind: str) -> None:
+        """Indexed with a contact sheet, in full again by what is remembered, and trained on."""
+        for _ in range(size(1, 2)):
+            self.command("index", str(self.root / kind), "-o", f"{kind}-index.parquet", "--html", f"{kind}.html")
+        run = self.run(f"run-{kind}")
+        run["data"] = {**self.data[kind], "root": f"{kind}-index.parquet", "region": run["data"]["region"]}
+        run["loop"] |= {"steps": 2}
+        self.command("train", self.write("indexed.yaml", run))
+        table = ["-o", f"{kind}-again.parquet"]
+        self.command("embed", f"run-{kind}/encoder", f"{kind}-index.parquet", *table)
+
     def all_of_it(self) -> None:
-        """Stopped, killed, resumed, evaluated, embedded, exported, failed."""
+        """Indexed, stopped, killed, resumed, evaluated, embedded, exported, failed."""
+        for kind in list(self.data)[: size(1, COUNT)]:
+            self.from_a_manifest(kind)
         config = self.write("run.yaml", self.run())
         assert self.stopped(config, signal.SIGTERM) == 143
         assert self.stopped(config, signal.SIGKILL) == -signal.SIGKILL
@@ -146,6 +165,8 @@ class Life:
             part = ["--part", str(list(self.data).index(kind))]
             self.command("embed", "run/encoder", str(self.root / kind), "-o", f"{kind}.parquet", *part)
             self.command("embed", "run/encoder", str(self.root / kind / "all.csv"), "-o", f"{kind}-all.parquet", *part)
+        if "nifti" in self.data:
+            self.command("evaluate", self.write("study-masks.yaml", self.of_voxels()))
         for to in FORMATS:
             code = 2 if to == "monai-bundle" and len(self.data) > 2 else 0
             self.command("export", "run/encoder", "--to", to, code=code)
@@ -163,6 +184,9 @@ class Life:
             leak = self.study(kind) | {"output": "leak"}
             leak["sets"]["planted"]["target"] = {"name": "number", "column": "remark"}
             self.command("evaluate", self.write("leak.yaml", leak), code=2)
+        if "nifti" in self.data:
+            one = self.of_voxels(classes=["a"]) | {"output": "one"}
+            self.command("evaluate", self.write("one.yaml", one), code=2)
         fresh = self.write("fails.yaml", self.run("fails"))
         before = f"{__name__}:break_something"
         self.command("train", fresh, code=1, before=before, given=str(next(self.root.rglob("*.*"))))
