@@ -32,13 +32,13 @@ from volssl.evaluation.findings import Findings
 from volssl.evaluation.foresight import check_study
 from volssl.evaluation.leakage import Known, known_of
 from volssl.evaluation.report import write
-from volssl.evaluation.results import replace_file
 from volssl.evaluation.shown import Origin
 from volssl.evaluation.study import run_study
 from volssl.evaluation.tables import show
 from volssl.methods.base import Method
 from volssl.names import private, use
 from volssl.progress import progress
+from volssl.whole import replace_file
 
 Wanted = ACLTearConfig | StudyConfig
 CONFIG, METRICS, CELLS, BEST = "config.yaml", "metrics.jsonl", "cells", "best"

@@ -40,12 +40,12 @@ from volssl.evaluation.encoder import Encoder, load_encoder, save_encoder
 from volssl.evaluation.export import Format
 from volssl.evaluation.export import export as write_export
 from volssl.evaluation.leakage import key_beside
-from volssl.evaluation.results import replace_file
 from volssl.methods.base import Method
 from volssl.models import BackboneConfig
 from volssl.models.weights import ImportReport, load_weights
 from volssl.names import private
 from volssl.progress import progress
+from volssl.whole import replace_file
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 CONFIG, ENCODER, WEIGHTS, CHECKPOINTS = "config.yaml", "encoder", "weights.txt", "checkpoints"

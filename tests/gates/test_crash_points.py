@@ -20,6 +20,7 @@ from volssl.engine import checkpoint
 from volssl.engine import saver as saver_module
 from volssl.engine.checkpoint import load_latest
 from volssl.errors import RunError
+from volssl.whole import flush
 
 KEEP, SAVES = 1, 4  # the least that may be kept; after steps 3, 6, 9 and 10
 
@@ -129,14 +130,12 @@ def in_place() -> None:
 
 def unflushed() -> None:
     """The file's name is brought to the disk, what is in it is not."""
-    real = checkpoint._flush
-    checkpoint._flush = lambda path: real(path) if path.is_dir() else None
+    setattr(checkpoint, "flush", lambda path: flush(path) if path.is_dir() else None)  # noqa: B010
 
 
 def nameless() -> None:
     """The file is brought to the disk, its name is not."""
-    real = checkpoint._flush
-    checkpoint._flush = lambda path: None if path.is_dir() else real(path)
+    setattr(checkpoint, "flush", lambda path: None if path.is_dir() else flush(path))  # noqa: B010
 
 
 @pytest.mark.parametrize(

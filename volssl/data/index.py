@@ -18,6 +18,7 @@ from volssl.data.journal import Journal
 from volssl.data.manifest import ROWS, Ids, Seal, about, key_path, open_manifest, schema
 from volssl.data.seen import key_at
 from volssl.errors import ConfigError, DataError, RunError
+from volssl.whole import whole
 
 WIDE = 2**16  # files that the rows of a group name, about
 
@@ -79,9 +80,11 @@ def _write_group(writer: pq.ParquetWriter, rows: Sequence[Row], seal: Seal) -> N
 def _write(rows: Iterable[Row], roots: Sequence[Path], out: Path) -> None:
     """All rows or, where anything fails, no change."""
     seal = Seal()
-    fresh = out.with_name(f".{out.name}.new")  # alone: the journal is locked
     try:
-        with pq.ParquetWriter(fresh, schema(), compression="zstd", write_page_checksum=True) as writer:
+        with (
+            whole(out) as fresh,
+            pq.ParquetWriter(fresh, schema(), compression="zstd", write_page_checksum=True) as writer,
+        ):
             group: list[Row] = []
             named = 0
             for row in rows:
@@ -92,8 +95,5 @@ def _write(rows: Iterable[Row], roots: Sequence[Path], out: Path) -> None:
                     group, named = [], 0
             _write_group(writer, group, seal)
             writer.add_key_value_metadata(about(roots, seal))
-        os.replace(fresh, out)
     except OSError as error:
         raise RunError(f"--out: {out} cannot be written ({error.strerror or error}): make room, run again") from error
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from volssl.data.slices import middles
 from volssl.data.suffixes import VIDEOS
 from volssl.errors import DataError, RunError
 from volssl.reasons import ReasonCode
+from volssl.whole import replace_file
 
 MOST = 500  # items that are drawn
 SIDE = 128  # pixels of a thumbnail's longer side
@@ -147,11 +147,7 @@ def _page() -> Any:
 
 
 def _write(out: Path, page: str) -> None:
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
-        fresh.write_text(page, encoding="utf-8")
-        os.replace(fresh, out)
+        replace_file(out, page)
     except OSError as error:
         raise RunError(f"--html: {out} cannot be written ({error.strerror}): name another file") from error
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from volssl.errors import RunError
+from volssl.whole import flush
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
@@ -56,9 +57,9 @@ def save(folder: Path, *, step: int, tensors: Tensors, meta: Mapping[str, Any], 
         folder.mkdir(parents=True, exist_ok=True)
         _require_space(folder, size)
         save_file(held, temporary, _header(step, held, meta))
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, final)
-        _flush(folder)
+        flush(folder)
     except (OSError, SafetensorError) as problem:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -187,14 +188,6 @@ def _digest(tensors: Tensors, header: Mapping[str, str]) -> str:
 
 def _bytes(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _require_space(folder: Path, size: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from volssl.engine.checkpoint import free
 from volssl.errors import RunError
+from volssl.whole import replace_file
 
 NAME = "metrics.jsonl"
 
@@ -95,9 +96,7 @@ def truncate(path: Path, done: int) -> None:
     kept = "".join(line for line in text.splitlines(keepends=True) if _step(line) <= done)
     if kept == text:
         return
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(kept, encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, kept)
 
 
 def _step(line: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from volssl.evaluation.features import extract
 from volssl.evaluation.mrnet import Rows
 from volssl.evaluation.target import Ints
 from volssl.names import shown_id, use, visible
+from volssl.whole import whole
 
 GROUP = 4096  # rows that are held and written at a time
 TOLD = {"method", "step", "seed", "region", "size", "sha256", "versions"}  # of the card
@@ -171,17 +171,11 @@ def _fault(source: PreparedSource, row: int) -> DataError | None:
 @contextmanager
 def _writer(out: Path, encoder: Encoder) -> Iterator[pq.ParquetWriter]:
     """Writes beside ``out``, which takes its place when the block is left without an error."""
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
+    about = {"compression": "zstd", "use_dictionary": ["label"]}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with pq.ParquetWriter(fresh, _schema(encoder), compression="zstd", use_dictionary=["label"]) as writer:
-                yield writer
-            with fresh.open("rb") as f:
-                os.fsync(f.fileno())
-            os.replace(fresh, out)
-        finally:
-            fresh.unlink(missing_ok=True)
+        with whole(out, shared=True) as fresh, pq.ParquetWriter(fresh, _schema(encoder), **about) as writer:
+            yield writer
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error}): make room, or name another file") from error
 

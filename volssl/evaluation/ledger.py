@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from volssl import __version__
+from volssl.whole import whole
 
 Arrays = Mapping[str, NDArray[Any]]
 ALGORITHM = 1  # raised with whatever changes an answer, so that none of before is taken for one of now
@@ -38,8 +38,8 @@ class Ledger:
         """
         if self.folder is None:
             return make()
-        whole = [__version__, ALGORITHM, key]
-        name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+        everything = [__version__, ALGORITHM, key]
+        name = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
         path = self.folder / f"{name}.safetensors"
         if (found := _read(path)) is None:
             found = make()
@@ -48,10 +48,9 @@ class Ledger:
 
     def _write(self, path: Path, arrays: Arrays) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(f".{os.getpid()}.new")
-        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        fresh.write_bytes(_signed(safetensors.numpy.save(whole)))
-        os.replace(fresh, path)
+        held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        with whole(path, shared=True) as fresh:
+            fresh.write_bytes(_signed(safetensors.numpy.save(held)))
 
 
 def _signed(content: bytes) -> bytes:

@@ -12,8 +12,9 @@ from pathlib import Path
 from volssl.evaluation.document import render
 from volssl.evaluation.findings import Curve, Findings
 from volssl.evaluation.page import page, versions
-from volssl.evaluation.results import plain, replace_file
+from volssl.evaluation.results import plain
 from volssl.evaluation.statistics import Estimate
+from volssl.whole import replace_file
 
 HEAD = ("data", "encoder", "protocol", "budget", "labels", "metric", "value", "low", "high", "sd")
 Cells = tuple[object, ...]

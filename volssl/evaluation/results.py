@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from volssl.evaluation.statistics import METRICS, Estimate
+from volssl.whole import replace_file
 
 COMBINED = "combined"
 CALLED = METRICS[1:]  # those that depend on the threshold
@@ -183,10 +183,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
