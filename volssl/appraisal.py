@@ -41,7 +41,7 @@ from volssl.progress import progress
 from volssl.whole import replace_file
 
 Wanted = ACLTearConfig | StudyConfig
-CONFIG, METRICS, CELLS, BEST = "config.yaml", "metrics.jsonl", "cells", "best"
+METRICS, CELLS, BEST = "metrics.jsonl", "cells", "best"
 CHOSEN = (
     "best/ is the encoder of the step that scored highest on these very test rows: its score here is too good. Choose "
     "on a validation split (test: [val]), and report what it is worth on rows that chose nothing."
@@ -61,7 +61,10 @@ def evaluate(config: EvaluateConfig, device: str, console: Console) -> Findings:
     out = _claim(Path(config.output))
     with lock(out):
         use(run_key(out))
-        replace_file(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        replace_file(
+            out / configuration.FILE,
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        )
         with progress(console, "evaluating", transient_lines=True) as report:
             found = run_study(
                 config,
@@ -236,7 +239,7 @@ def origin_of(one: Contestant) -> Origin:
     if run is None:
         return Origin(known=known)
     try:
-        views = configuration.load(run / CONFIG).views
+        views = configuration.load(run / configuration.FILE).views
     except UserError:  # of another version: the report does without them
         views = None
     return Origin(views, _history(run / METRICS), known)
@@ -245,7 +248,9 @@ def origin_of(one: Contestant) -> Origin:
 def run_folder(encoder: Path) -> Path | None:
     """The folder of the run that left this encoder: around ``encoder/``, or around the folder of several."""
     here = encoder.resolve()
-    return next((folder for folder in (here.parent, here.parent.parent) if (folder / CONFIG).is_file()), None)
+    return next(
+        (folder for folder in (here.parent, here.parent.parent) if (folder / configuration.FILE).is_file()), None
+    )
 
 
 def _history(path: Path) -> tuple[dict[str, float], ...]:
@@ -291,6 +296,6 @@ def _claimed(out: Path) -> Path:
         raise ConfigError(f"output: {out} is a file: give a folder")
     make_folder(out, "output")
     held = sorted(p.name for p in out.iterdir() if p.name != "lock")
-    if held and (not (out / CONFIG).is_file() or (out / "checkpoints").exists()):
+    if held and (not (out / configuration.FILE).is_file() or (out / "checkpoints").exists()):
         raise ConfigError(f"output: {out} holds {private(held[0])} and no evaluation: give a new or empty folder")
     return out

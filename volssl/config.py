@@ -24,6 +24,7 @@ from volssl.views import ViewsConfig
 
 C = TypeVar("C", bound=Schema)
 
+FILE = "config.yaml"  # in the folder of a run or an evaluation: what it was asked for
 MAX_VOXELS = 2**30  # of an item, as the door has it too
 
 # What may differ between the run that wrote a folder and the run that goes on in it: nothing here moves a weight.

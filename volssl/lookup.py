@@ -13,8 +13,6 @@ from volssl.data.table import is_table, rows
 from volssl.errors import ConfigError
 from volssl.names import identifier, one_line
 
-CONFIG = "config.yaml"
-
 
 def look_up(place: Path, ids: Sequence[str], roots: Sequence[Path] = ()) -> dict[str, str]:
     """Id to what it is the id of: a path below a root.
@@ -47,7 +45,7 @@ def look_up(place: Path, ids: Sequence[str], roots: Sequence[Path] = ()) -> dict
 def _run(folder: Path) -> configuration.Run | None:
     """The run whose folder it is; None where it is another's."""
     try:
-        return configuration.load(folder / CONFIG)
+        return configuration.load(folder / configuration.FILE)
     except ConfigError:
         return None
 
@@ -58,9 +56,9 @@ def _roots(run: configuration.Run) -> list[Path]:
 
 
 def _evaluated(folder: Path) -> list[Path]:
-    if not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder}: no {CONFIG} here says where to look: give --root")
-    return [Path(one.data.root) for one in configuration.load_evaluation(folder / CONFIG).sets.values()]
+    if not (folder / configuration.FILE).is_file():
+        raise ConfigError(f"{folder}: no {configuration.FILE} here says where to look: give --root")
+    return [Path(one.data.root) for one in configuration.load_evaluation(folder / configuration.FILE).sets.values()]
 
 
 def _candidates(roots: Sequence[Path], run: configuration.Run | None) -> Iterator[str]:

@@ -48,7 +48,7 @@ from volssl.progress import progress
 from volssl.whole import replace_file
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-CONFIG, ENCODER, WEIGHTS, CHECKPOINTS = "config.yaml", "encoder", "weights.txt", "checkpoints"
+ENCODER, WEIGHTS, CHECKPOINTS = "encoder", "weights.txt", "checkpoints"
 SLOW = "loop.precision: this CPU only emulates bf16: fp32 is many times faster on it (give another output)"
 FILES: dict[Format, str] = {"torchscript": "encoder.ts", "onnx": "encoder.onnx", "monai-bundle": "bundle"}
 
@@ -132,7 +132,7 @@ def _train(run: Run, group: Group, console: Console) -> None:
         with group.together():
             if first:
                 held.enter_context(lock(claim(folder, run)))
-                replace_file(folder / CONFIG, configuration.dump(run))
+                replace_file(folder / configuration.FILE, configuration.dump(run))
                 if run.loop.precision == "bf16" and group.device.type == "cpu" and emulates_bf16():
                     console.print(SLOW, style="yellow", markup=False)
                 names.use(run_key(folder))
@@ -226,7 +226,7 @@ def claim(folder: Path, run: Run) -> Path:
     if os.path.exists(folder) and not folder.is_dir():
         raise ConfigError(f"output: {folder} is a file: give a folder")
     make_folder(folder, "output")
-    written, checkpoints = folder / CONFIG, list_checkpoints(folder / CHECKPOINTS)
+    written, checkpoints = folder / configuration.FILE, list_checkpoints(folder / CHECKPOINTS)
     if not checkpoints and (folder / ENCODER).exists():
         raise RunError(f"output: {folder} holds an encoder whose checkpoints are gone: give another output")
     if checkpoints:
@@ -235,7 +235,9 @@ def claim(folder: Path, run: Run) -> Path:
             raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
         return folder
     held = [] if written.is_file() else sorted(p.name for p in folder.iterdir())
-    if other := [name for name in held if name not in ("lock", f".{CONFIG}.new")]:  # all that a kill may leave here
+    if other := [
+        name for name in held if name not in ("lock", f".{configuration.FILE}.new")
+    ]:  # all that a kill may leave here
         raise ConfigError(f"output: {folder} holds {private(other[0])} and no run: give a new or empty folder")
     return folder
 
