@@ -273,6 +273,9 @@ def test_what_a_hybrid_s_method_refuses_is_named_inside_it(write: Path) -> None:
     [
         ("loop.stepz=3", "c.yaml:10:1: loop.stepz: no such key: did you mean steps?"),
         ("loop.steps", "loop.steps: an override is key=value, for example loop.steps=100"),
+        ("data.\u00b2=1", "data.\u00b2: no such key"),
+        (f"views.size.{'9' * 5000}=1", "is no entry of a list of 3"),
+        ("output=\udcfc", "output: not UTF-8"),
         ("seed.x=3", "c.yaml: seed: Input should be a valid integer"),
         ("output.x=3", "output.x=3: output is a value, not a group of keys"),
         ("loop.steps=[1", "loop.steps:2:1: not YAML"),

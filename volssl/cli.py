@@ -16,6 +16,7 @@ import typer
 from volssl.errors import PeerError, UserError
 from volssl.names import SHOW, one_line
 from volssl.silence import quieten, tell
+from volssl.strict_yaml import natural
 
 LONGEST, MOST = 2000, 100  # characters of a line, lines of a message
 STOPPED = 143  # the exit code of a command that was asked to stop
@@ -199,7 +200,7 @@ def find_names(
 def _world() -> int:
     """How many ranks torchrun or srun started; what is no number is refused when they meet."""
     given = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    return int(given) if given.isdecimal() and int(given) else 1
+    return natural(given) or 1
 
 
 def main() -> None:

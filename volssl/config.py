@@ -261,7 +261,7 @@ def _apply(document: strict_yaml.Document, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override}: an override is key=value, for example loop.steps=100")
-    path = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    path = _path(key)
     document.data.update(_put(document.data, path, strict_yaml.parse(value, key).data, override))
     stale = [known for known in document.marks if known[: len(path)] == path]
     for known in stale:
@@ -290,11 +290,17 @@ def _validate(schema: type[C], document: strict_yaml.Document, name: str) -> C:
 
 
 def _located(document: strict_yaml.Document, name: str, key: str, what: str) -> str:
-    path: tuple[str | int, ...] = tuple(int(p) if p.isdigit() else p for p in key.split("."))
+    path = _path(key)
     while path and path not in document.marks:
         path = path[:-1]
     place = f"{name}:{document.marks[path][0]}:{document.marks[path][1]}" if path else name
     return f"{place}: {key}: {what}" if key else f"{place}: {what}"
+
+
+def _path(key: str) -> strict_yaml.Path:
+    """Of a dotted key; a number is an entry of a list."""
+    numbers = ((part, strict_yaml.natural(part)) for part in key.split("."))
+    return tuple(part if number is None else number for part, number in numbers)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

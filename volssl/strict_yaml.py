@@ -16,7 +16,8 @@ MAX_BYTES, MAX_DEPTH, MAX_ENTRIES = 1_000_000, 50, 10_000
 SHOWN = 60  # characters of a word that a message shows
 Path = tuple[str | int, ...]
 
-_INT = re.compile(r"[-+]?[0-9]{1,18}")
+_NATURAL = re.compile(r"[0-9]{1,18}")
+_INT = re.compile(rf"[-+]?{_NATURAL.pattern}")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?")
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 _CONTROL = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # control, format, surrogate, private use, line, paragraph
@@ -39,6 +40,8 @@ def parse(text: str, name: str) -> Document:
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{name}: a configuration of {len(text)} characters: the limit is {MAX_BYTES}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError(f"{name}: not UTF-8: write it in UTF-8")
     try:
         _refuse_more_than_data(text, name)
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
@@ -50,6 +53,11 @@ def parse(text: str, name: str) -> Document:
         raise ConfigError(f"{name}: not YAML: {' '.join(str(e).split())}") from None
     marks: dict[Path, tuple[int, int]] = {}
     return Document(_build(node, (), marks, name) if node else None, marks)
+
+
+def natural(text: str) -> int | None:
+    """0, 1, 2, ...; None for what is no such number, in digits of another script, or of over 18."""
+    return int(text) if _NATURAL.fullmatch(text) else None
 
 
 def _refuse_more_than_data(text: str, name: str) -> None:

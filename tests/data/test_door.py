@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from pydicom import Dataset
 
-from volssl.data.door import Found, find, load, time_points
+from volssl.data.door import Found, find, load, natural, time_points
 from volssl.data.fingerprint import fingerprint
 from volssl.errors import DataError
 
@@ -125,6 +125,12 @@ def test_nothing_of_the_path_stays_with_the_image(mixed: Path) -> None:
     """Names of files and folders are the commonest personal data; what is loaded carries none."""
     for one in find(mixed)[0]:
         assert str(mixed.name) not in str(load(one).meta)
+
+
+def test_a_number_in_another_script_is_a_name_like_others() -> None:
+    """A superscript is no number, the digits of other scripts are."""
+    names = ["2.png", "\u0663.png", "10\u00b2.png", "\u00b2.png", "\u00bd 1.png"]
+    assert [path.name for path in sorted(map(Path, sorted(names)), key=natural)] == names
 
 
 def test_pictures_are_in_natural_order(mixed: Path) -> None:

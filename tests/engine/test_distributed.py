@@ -187,6 +187,9 @@ def test_ranks_from_the_environment(environ: dict[str, str], expected: tuple[int
     assert distributed._ranks(environ) == expected
 
 
+PAIR = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+
+
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
@@ -194,11 +197,23 @@ def test_ranks_from_the_environment(environ: dict[str, str], expected: tuple[int
         ({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK is missing or not a number"),
         ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK 2 is not below 2"),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "MASTER_ADDR"),
+        ({"RANK": "\u00b2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK is missing or not a number"),
+        ({"RANK": "0", "WORLD_SIZE": "9" * 5000, "LOCAL_RANK": "0"}, "WORLD_SIZE is missing or not a number"),
+        (PAIR | {"MASTER_ADDR": "localhost", "MASTER_PORT": "99999"}, "MASTER_PORT is missing or no address"),
+        (PAIR | {"MASTER_ADDR": "localhost", "MASTER_PORT": "x"}, "MASTER_PORT is missing or no address"),
     ],
 )
 def test_a_broken_environment_is_one_line(environ: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Group.from_environment("cpu", environ=environ)
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1", "no/host"])
+def test_ranks_that_do_not_meet_are_told_where(where: str) -> None:
+    """The second rank is never started; or nobody is at home there."""
+    environ = PAIR | {"RANK": "1", "MASTER_ADDR": where, "MASTER_PORT": "9"}
+    with pytest.raises(RunError, match=rf"2 ranks do not meet at {where}:9 within 1 s"):
+        Group.from_environment("cpu", environ=environ, timeout=1)
 
 
 def test_every_rank_has_a_gpu_or_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,10 @@ def configurations(base: dict[str, Any], canary: str) -> Iterator[tuple[str, str
     ):
         yield f"{name} in a word", f'output: "run{odd}x"\n'
         yield f"{name} in a key", f'"run{odd}x": 1\n'
+    for digits in ("\u00b2", "\u0663", "9" * 5000):
+        yield f"key {digits[:3]}", f"? {digits}\n: 1\n"
+        yield f"method.{digits[:3]}", _changed(base, "method", digits, 1)
+        yield f"data.{digits[:3]} as a key", f'"data.{digits}": 1\n'
     yield "surrogate", 'output: "\\ud800"\n'
     yield "raw NUL", "seed: 0\0\n"
     yield "raw bytes", "seed: \x01\x02\n"

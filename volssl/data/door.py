@@ -225,7 +225,7 @@ def holds_dicom(file: Path) -> bool:
 
 def natural(file: Path) -> tuple[tuple[int, str], ...]:
     """Slice 10 comes after slice 9, with or without leading zeros."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name))
+    return tuple((int(part), "") if i % 2 else (-1, part) for i, part in enumerate(re.split(r"(\d+)", file.name)))
 
 
 def _read(found: Found, time: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from volssl.errors import ConfigError, PeerError, RunError, UserError
+from volssl.strict_yaml import natural
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
@@ -57,6 +58,7 @@ class Group:
 
         Raises:
             ConfigError: the variables contradict or lack one another, or there is no GPU for this rank.
+            RunError: the ranks do not meet.
         """
         rank, world, local = _ranks(environ)
         where = torch.device("cuda", _gpu(local, environ)) if device == "cuda" else torch.device("cpu")
@@ -64,14 +66,7 @@ class Group:
             torch.cuda.set_device(where)
         patient = None
         if world > 1:
-            dist.init_process_group(
-                "nccl" if device == "cuda" else "gloo",
-                init_method=f"tcp://{_address(environ)}",
-                rank=rank,
-                world_size=world,
-                timeout=timedelta(seconds=timeout),
-            )
-            patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            patient = _meet("nccl" if device == "cuda" else "gloo", _address(environ), rank, world, timeout)
         return cls(rank, world, local, where, patient, timeout)
 
     def gather(self, tensors: Tensors) -> tuple[Tensors, slice]:
@@ -257,13 +252,17 @@ def _ranks(environ: Mapping[str, str]) -> tuple[int, int, int]:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     elif "SLURM_STEP_NUM_TASKS" not in environ:
         return 0, 1, 0
-    missing = [name for name in names if not environ.get(name, "").isdecimal()]
-    if missing:
-        raise ConfigError(f"environment: {missing[0]} is missing or not a number: start with torchrun or srun")
-    rank, world, local = (int(environ[name]) for name in names)
+    rank, world, local = (_number(environ, name) for name in names)
     if rank >= world:
         raise ConfigError(f"environment: {names[0]} {rank} is not below {world}: start with torchrun or srun")
     return rank, world, local
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    number = natural(environ.get(name, ""))
+    if number is None:
+        raise ConfigError(f"environment: {name} is missing or not a number: start with torchrun or srun")
+    return number
 
 
 def _gpu(local: int, environ: Mapping[str, str]) -> int:
@@ -277,13 +276,27 @@ def _gpu(local: int, environ: Mapping[str, str]) -> int:
     raise ConfigError(f"environment: no GPU for local rank {local}, there are {count}: {ranks}, or use loop.device=cpu")
 
 
+def _meet(backend: str, address: str, rank: int, world: int, timeout: float) -> dist.ProcessGroup:
+    """Make the default group; gives one of gloo, for what is said on the CPU."""
+    patience = timedelta(seconds=timeout)
+    try:
+        dist.init_process_group(backend, init_method=f"tcp://{address}", rank=rank, world_size=world, timeout=patience)
+        patient: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=patience)
+        return patient
+    except (RuntimeError, ValueError) as problem:  # torch's own of the network are RuntimeErrors
+        told = str(problem).partition("\n")[0]
+        what = f"{world} ranks do not meet at {address} within {timeout:g} s ({told})"
+        raise RunError(f"environment: {what}: see that all are started, and MASTER_ADDR and MASTER_PORT") from None
+
+
 def _address(environ: Mapping[str, str]) -> str:
     """host:port of rank 0: MASTER_*, or the first host of the SLURM job and a port from the job's number."""
-    job = environ.get("SLURM_JOB_ID", "")
+    job = natural(environ.get("SLURM_JOB_ID", ""))
     host = environ.get("MASTER_ADDR") or _first_host(environ.get("SLURM_STEP_NODELIST", ""))
-    port = environ.get("MASTER_PORT") or (str(20000 + int(job) % 20000) if job.isdecimal() else "")
-    if not host or not port:
-        raise ConfigError("environment: MASTER_ADDR or MASTER_PORT is missing: start with torchrun or srun")
+    port = environ.get("MASTER_PORT") or ("" if job is None else str(20000 + job % 20000))
+    if not host or not 0 < (natural(port) or 0) < 2**16:
+        what = "MASTER_ADDR or MASTER_PORT is missing or no address"
+        raise ConfigError(f"environment: {what}: start with torchrun or srun")
     return f"{host}:{port}"
 
 
