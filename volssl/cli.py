@@ -180,8 +180,9 @@ def acl_tear(
     given = {"data": str(data)} | ({"kinetics": str(kinetics)} if kinetics else {})
     config = component(ACLTearConfig, given, overrides or [])
     from volssl import run as root
+    from volssl.evaluation.acl_tear import beside
 
-    root.acl_tear(encoder, config, out or encoder.parent / f"acl_tear-{data.resolve().name}")
+    root.acl_tear(encoder, config, out or beside(encoder, data))
 
 
 @app.command("names")

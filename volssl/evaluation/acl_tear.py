@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -266,6 +267,11 @@ def _results(cohort: Cohort, resamples: Resamples, found: dict[Key, Found], floo
     )
 
 
+def beside(encoder: str | Path, data: str | Path) -> Path:
+    """Where results go that no other place is named for; of the data the name that was typed, not what it links to."""
+    return Path(encoder).parent / f"acl_tear-{Path(os.path.abspath(data)).name}"
+
+
 def main(arguments: Sequence[str]) -> int:
     """python -m volssl.evaluation.acl_tear ENCODER DATA [KEY=VALUE ...], keys as in ACLTearConfig."""
     if len(arguments) < 2:
@@ -277,8 +283,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = _parse(data, overrides)
         encoders = {"pre-trained": load_encoder(encoder)}
-        out = Path(encoder).parent / f"acl_tear-{Path(data).resolve().name}"
-        run_acl_tear(encoders, config, out, console=Console(highlight=False), device=device)
+        run_acl_tear(encoders, config, beside(encoder, data), console=Console(highlight=False), device=device)
     except UserError as e:
         print(e, file=sys.stderr)
         return e.exit_code
