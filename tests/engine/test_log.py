@@ -160,6 +160,24 @@ def test_what_was_low_from_the_start_is_no_collapse_until_it_has_fallen() -> Non
     assert not warned((0.6, 6.0), (0.0, 1.0), collapse=Collapse(possible=False))
 
 
+def test_prototypes_that_fall_are_told() -> None:
+    """Under 3, and under a fifth of the most; where there were few from the start, or there are none, nothing is."""
+
+    def told(*used: float) -> list[str]:
+        judge = Collapse().judge
+        values = [{"spread": 0.3, "rank": 9.0, "prototypes_used": u} for u in used for _ in range(5)]
+        return [said for said in map(judge, values) if said]
+
+    assert told(14.0, 3.1, 14.0) == []
+    assert told(14.0, 2.7) == [
+        "the prototypes collapse: nearly all items fall on 2.7 of them, once 14. Training on will hardly mend it: "
+        "stop, and lower optim.lr, lengthen optim.warmup or look at the teacher's temperatures and centre"
+    ]
+    assert told(14.0, 2.9) == []  # a fifth is 2.8
+    assert told(2.0, 1.0, 2.0) == []
+    assert len(told(14.0, 1.0, 14.0, 1.0)) == 2
+
+
 @pytest.mark.parametrize("first", [0.6, 0.04])
 def test_a_resumed_run_knows_what_it_fell_from(tmp_path: Path, first: float) -> None:
     write(tmp_path, 0, 1, 2, spread=first)

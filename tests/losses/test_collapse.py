@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from volssl.losses.collapse import effective_rank, spread
+from volssl.losses.collapse import effective_rank, prototypes_used, spread
 
 
 def noise(batch: int, width: int) -> Tensor:
@@ -88,3 +88,10 @@ def test_gradients() -> None:
 def test_half_precision_is_computed_in_float32() -> None:
     z = noise(8, 4).bfloat16()
     assert spread(z=z).dtype == effective_rank(z=z).dtype == torch.float32
+
+
+def test_prototypes_used_by_hand() -> None:
+    """Shares 2 : 1 : 1 are 1/2, 1/4, 1/4: 1 / (4/16 + 1/16 + 1/16) = 16/6. Equal shares of K count K, one alone 1."""
+    assert prototypes_used(shares=torch.tensor([2.0, 1.0, 1.0, 0.0])).item() == pytest.approx(16 / 6)
+    assert prototypes_used(shares=torch.full((64,), 0.3)).item() == pytest.approx(64)
+    assert prototypes_used(shares=torch.tensor([0.0, 5.0, 0.0])).item() == 1

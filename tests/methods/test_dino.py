@@ -13,6 +13,7 @@ from scipy.special import erf
 from torch import Tensor, nn
 
 from tests.losses.test_assignment import slow_distillation
+from tests.methods.conftest import rows
 from tests.methods.plain import (
     Array,
     Arrays,
@@ -88,6 +89,20 @@ def test_what_moves_the_centre_is_the_mean_over_global_views_and_samples() -> No
     found = run(method, batch).stats["centre"]
     torch.testing.assert_close(found, torch.cat(scores).mean(0), rtol=0, atol=1e-14)
     assert not found.requires_grad
+
+
+def test_prototypes_used_are_those_of_the_whole_batch() -> None:
+    """One item at a time would use few each: what is logged is of the mean of what the teacher says."""
+    batch = images(*VIEWS)
+    whole, halves = build(), build()
+    found = [
+        backward(method, chunks, AT, group=Group()).metrics["prototypes_used"]
+        for method, chunks in ((whole, [batch]), (halves, [rows(batch, slice(i, i + 1)) for i in range(len(batch))]))
+    ]
+    scores = [whole.teacher.projector(whole.teacher.encoder(batch.views[name]).pooled) for name in ("0", "1")]
+    shares = ((torch.cat(scores) - whole.centre) / warm_up((0.1, 0.2), 4, AT)).softmax(1).mean(0)
+    assert found[0].item() == pytest.approx(1 / shares.square().sum().item())
+    assert found[1].item() == pytest.approx(found[0].item())
 
 
 def test_the_centre_in_the_loss_is_that_of_the_steps_before() -> None:

@@ -136,7 +136,7 @@ class Log:
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         left = (self.steps - step) / max(self._speed(), 1e-9)
-        text = describe(values, left=left, alarm=self._collapse.low > 0)
+        text = describe(values, left=left, alarm=self._collapse.near)
         self._bar.update(self._task, completed=step, text=text)
         if self.console.is_terminal:
             return
@@ -155,39 +155,54 @@ class Collapse:
     25 times too high, 0.005 to 0.02 and 1.2 to 1.6 (group norm). Untrained ViTs are as low on images that are much
     alike, 0.005 to 0.08 and 1.1 to 2.0: so what is under a floor must also have lost half of the highest value of the
     run, unless next to nothing is there.
+
+    Of methods with prototypes it looks at ``prototypes_used``, too: heads may put all items on one or two of them long
+    before the encoder follows. Sound DINO on small images never used fewer than half of what it did at first.
     """
 
     SPREAD, RANK, NOTHING = 0.05, 1.2, 0.002
+    FEW, LOST = 3.0, 0.2  # prototypes, and the share of the most that the run has used
     PATIENCE = 5  # recorded steps in a row: one odd batch is no collapse
 
     def __init__(self, *, possible: bool = True) -> None:
-        self.low = 0  # recorded steps in a row that were under a floor
+        self._low = {"embeddings": 0, "prototypes": 0}  # recorded steps in a row that were under a floor
         self._possible = possible
-        self._spread, self._rank = 0.0, 1.0  # the highest of the run
+        self._spread, self._rank, self._used = 0.0, 1.0, 0.0  # the highest of the run
+
+    @property
+    def near(self) -> bool:
+        """Whether the last step was under a floor."""
+        return any(self._low.values())
 
     def remember(self, values: Mapping[str, float | None]) -> None:
         """Take a recorded step, of an earlier start too, as what the run was once capable of."""
         self._spread = max(self._spread, values.get("spread") or 0.0)
         self._rank = max(self._rank, values.get("rank") or 1.0)
+        self._used = max(self._used, values.get("prototypes_used") or 0.0)
 
     def judge(self, values: Mapping[str, float]) -> str | None:
         """A warning when ``PATIENCE`` steps in a row were under a floor; again only after a recovery."""
         if not self._possible or "spread" not in values:
             return None
         self.remember(values)
-        spread, rank = values["spread"], values["rank"]
-        self.low = self.low + 1 if self._collapsed(spread, rank) else 0
-        if self.low != self.PATIENCE:
-            return None
-        return (
-            f"the embeddings collapse: all items look nearly the same to the encoder (spread {spread:.3f}, "
-            f"effective rank {rank:.2f}). Training on will hardly mend it: stop, and lower optim.lr, lengthen "
-            "optim.warmup or make the views more different"
-        )
+        spread, rank, used = values["spread"], values["rank"], values.get("prototypes_used", self._used)
+        for what, low in {"embeddings": self._collapsed(spread, rank), "prototypes": self._fallen(used)}.items():
+            self._low[what] = self._low[what] + 1 if low else 0
+        then = "Training on will hardly mend it: stop, and lower optim.lr, lengthen optim.warmup or"
+        if self._low["embeddings"] == self.PATIENCE:
+            seen = f"nearly the same to the encoder (spread {spread:.3f}, effective rank {rank:.2f})"
+            return f"the embeddings collapse: all items look {seen}. {then} make the views more different"
+        if self._low["prototypes"] == self.PATIENCE:
+            fall = f"nearly all items fall on {used:.1f} of them, once {self._used:.0f}"
+            return f"the prototypes collapse: {fall}. {then} look at the teacher's temperatures and centre"
+        return None
 
     def _collapsed(self, spread: float, rank: float) -> bool:
         narrow = spread < min(self.SPREAD, self._spread / 2) or spread < self.NOTHING
         return narrow or (rank < self.RANK and rank - 1 < (self._rank - 1) / 2)  # a rank of 1 is none at all
+
+    def _fallen(self, used: float) -> bool:
+        return used < min(self.FEW, self.LOST * self._used)
 
 
 def describe(values: Mapping[str, float], *, left: float, alarm: bool = False) -> Text:

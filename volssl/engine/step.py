@@ -57,9 +57,9 @@ def backward(
         autocast: dtype for ``encode`` and ``target`` (torch.bfloat16), or none. The loss is always float32.
 
     Returns:
-        The loss of the whole batch, without a graph. Beside the method's own metrics it holds ``gradient_norm``,
-        of the whole gradient, and, of ``GAUGED`` items or more, ``spread`` and ``rank``: the collapse gauges of the
-        first global view over the whole batch, the lowest of all encoders.
+        The loss of the whole batch, without a graph. Beside the method's own metrics and gauges it holds
+        ``gradient_norm``, of the whole gradient, and, of ``GAUGED`` items or more, ``spread`` and ``rank``: the
+        collapse gauges of the first global view over the whole batch, the lowest of all encoders.
 
     Raises:
         NonFiniteError: before any weight has moved.
@@ -74,7 +74,7 @@ def backward(
     norm = gradient_norm(method)  # after the mean over ranks, so that all of them find the same
     if not norm.isfinite():
         raise NonFiniteError("gradient is", [])
-    return replace(loss, metrics=loss.metrics | {"gradient_norm": norm})
+    return replace(loss, metrics=loss.metrics | method.gauges(loss.stats) | {"gradient_norm": norm})
 
 
 def coupled_backward(

@@ -1,4 +1,4 @@
-"""Gauges of collapse: is the embedding still using its space?"""
+"""Gauges of collapse: is the embedding still using its space, and are prototypes still told apart?"""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ def effective_rank(*, z: Tensor) -> Tensor:
         share = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
         entropy: Tensor = torch.special.entr(share).sum()
         return entropy.exp()
+
+
+def prototypes_used(*, shares: Tensor) -> Tensor:
+    """How many prototypes in equal shares would be as many as these: 1 / sum of squared shares (Simpson 1949, inverse).
+
+    Between 1 (all items fall on one) and K. shares: (K,), not negative, of any sum but 0: what each is given.
+    """
+    with full_precision(shares) as (shares,):
+        return (shares / shares.sum()).square().sum().reciprocal()

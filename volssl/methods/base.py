@@ -51,6 +51,11 @@ class Method(nn.Module, ABC):
         """
         return {next(iter(self.encoders)): list(global_views(z).values())}
 
+    def gauges(self, stats: Tensors) -> Tensors:
+        """What is logged, and watched for collapse, of the stats of the whole batch. By default there is nothing."""
+        del stats
+        return {}
+
     @abstractmethod
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:
         """The cheap part: heads and loss on the whole gathered batch in float32.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from volssl.losses.assignment import distillation
+from volssl.losses.collapse import prototypes_used
 from volssl.methods import DINOConfig
 from volssl.methods.base import StudentTeacher, half_cosine
 from volssl.models.heads import MLP, Prototypes
@@ -62,8 +63,16 @@ class DINO(StudentTeacher):
         return Loss(
             total,
             metrics={name: torch.tensor(value) for name, value in metrics.items()},
-            stats={"centre": torch.stack([x.mean(0) for x in teacher.values()]).mean(0)},
+            stats={
+                "centre": torch.stack([x.mean(0) for x in teacher.values()]).mean(0),
+                "assigned": torch.stack(
+                    [((x - self.centre) / sharp).softmax(1).mean(0) for x in teacher.values()]
+                ).mean(0),
+            },
         )
+
+    def gauges(self, stats: Tensors) -> Tensors:
+        return {"prototypes_used": prototypes_used(shares=stats["assigned"])}
 
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor], at: Progress) -> None:

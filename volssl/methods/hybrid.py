@@ -64,6 +64,9 @@ class Hybrid(Method):
     def features(self, z: Tensors) -> dict[str, list[Tensor]]:
         return self.ssl.features(z)
 
+    def gauges(self, stats: Tensors) -> Tensors:
+        return self.ssl.gauges(stats)
+
     def loss(self, z: Tensors, t: Tensors, at: Progress) -> Loss:
         labels = t["labels"][:, self.sets].long()
         own = self.ssl.loss(z, {name: x for name, x in t.items() if name != "labels"}, at)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from volssl.losses.assignment import sinkhorn, swapped_prediction
+from volssl.losses.collapse import prototypes_used
 from volssl.methods import SwAVConfig
 from volssl.methods.base import JointEmbedding
 from volssl.models.heads import MLP, Prototypes
@@ -50,7 +51,7 @@ class SwAV(JointEmbedding):
         used = torch.stack([code.detach().sum(0) for code in codes.values()]).sum(0)
         return Loss(
             total,
-            metrics={"prototypes_used": (used / used.sum()).square().sum().reciprocal()},
+            metrics={"prototypes_used": prototypes_used(shares=used)},
             stats={name: embedding[name].detach() for name in CODED} if keep else {},
         )
 
