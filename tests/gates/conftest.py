@@ -1,4 +1,4 @@
-"""What gates share: one process that has imported everything, from which commands are forked."""
+"""What gates share: a process that has imported everything, of which commands are forks, and the time of a test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.gates import record
 from tests.gates.forked import Forks
+
+
+@pytest.fixture(autouse=True)
+def _timed() -> None:
+    record.begin()
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,14 @@ import time
 _last = time.monotonic()
 
 
+def begin() -> None:
+    """A test begins."""
+    global _last
+    _last = time.monotonic()
+
+
 def record(gate: str, result: str, bar: str) -> None:
-    """Append a line; its seconds are those since the line before, or since this was imported."""
+    """Append a line; its seconds are those since the line before it in the same test, or since the test began."""
     global _last
     now = time.monotonic()
     line = json.dumps({"gate": gate, "result": result, "bar": bar, "seconds": round(now - _last, 1)})
