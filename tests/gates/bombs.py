@@ -16,6 +16,7 @@ from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
@@ -91,6 +92,29 @@ def nested(path: Path, depth: int) -> Path:
     at = whole.index(struct.pack("<HH2s", 0x0028, 0x0002, b"US"))
     path.write_bytes(whole[:at] + opening * depth + closing * depth + whole[at:])
     return path
+
+
+def described(path: Path, element: bytes, syntax: UID = ExplicitVRLittleEndian) -> Path:
+    """With an element of our own before its rows."""
+    dicom(path, bytes(256), syntax)
+    whole = path.read_bytes()
+    at = whole.index(struct.pack("<HH", 0x0028, 0x0002))
+    path.write_bytes(whole[:at] + element + whole[at:])
+    return path
+
+
+def items(path: Path, count: int, length: int) -> Path:
+    """Frames of which nothing is said, in a sequence that says its ``length``, or does not."""
+    head = struct.pack("<HH2sHI", 0x5200, 0x9230, b"SQ", 0, length)
+    return described(
+        path, head + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    )
+
+
+def sparse(path: Path, length: int) -> Path:
+    """A kind of image of ``length`` zeros, which take no room on the disk."""
+    head = struct.pack("<HH2sHI", 0x0008, 0x0008, b"UN", 0, length)
+    return longer(written(path, dicom(path, b"").read_bytes()[:-12] + head), length + 1000)
 
 
 def png(path: Path, side: int, text: int = 0) -> Path:
@@ -268,6 +292,13 @@ BOMBS: tuple[tuple[str, Callable[[Path], Path], tuple[str, ...]], ...] = (
     ("side-within-jpeg.dcm", lambda p: _packed(p, JPEGBaseline8Bit, jpeg(65_500, 65_500)), ("pixels",)),
     ("nested.dcm", lambda p: nested(p, 300), ("header",)),
     ("nested-deep.dcm", lambda p: nested(p, 10_260), ("header",)),
+    ("numbers.dcm", lambda p: described(p, struct.pack("<HHI", 0x0020, 0x0032, 2 * 10**6) + b"1\\" * 10**6,
+                                        ImplicitVRLittleEndian), ("header",)),
+    ("charset.dcm", lambda p: described(p, struct.pack("<HH2sHI", 0x0008, 0x0005, b"UN", 0, 2 * 10**6)
+                                        + b"1\\" * 10**6), ("header",)),
+    ("items.dcm", lambda p: items(p, 200_000, 2**32 - 1), ("header",)),
+    ("items-said.dcm", lambda p: items(p, 200_000, 8 * 200_000), ("header",)),
+    ("sparse.dcm", lambda p: sparse(p, 2**31), ("header",)),
     ("packed.nii.gz", lambda p: written(p, zlib_nifti((1000, 1000, 1000), 4 * GIB)), ("too_large",)),
     ("tail.nii.gz", lambda p: written(p, zlib_nifti((8, 8, 8), 8 * GIB)), ("too_large",)),
     ("claim.nii", lambda p: written(p, nifti((30_000, 30_000, 30_000)) + bytes(31_000)), ("too_large",)),
