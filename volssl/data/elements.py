@@ -23,7 +23,7 @@ MAX_HEADER = 2**26  # bytes of the elements that are held, unless the pixels are
 
 _UNDEFINED = 2**32 - 1
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_ROWS, _FRAMES, _PIXELS = 0x00280010, 0x00280008, (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_CHARSET, _ROWS, _FRAMES, _PIXELS = 0x00080005, 0x00280010, 0x00280008, (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _META, _DESCRIBED, _PIXEL_GROUP = 0x0002, 0x0028, 0x7FE0
 _LOOKED_AT = (_META, _DESCRIBED, _PIXEL_GROUP)  # groups that pydicom itself looks at
 _VRS = {vr.encode() for vr in STANDARD_VR}
@@ -136,8 +136,9 @@ class _Walk:
                 self._file.seek(at)
                 return
             if tag == _FRAMES and length < _LITTLE:
-                self._frames(self._file.read(length))
-                continue
+                text = self._file.read(length)
+                self._file.seek(-len(text), os.SEEK_CUR)
+                self._frames(text)
             looked_at = self._looked_at(tag)
             self._element(tag, vr, length, implicit, looked_at)
             if tag >> 16 != _PIXEL_GROUP and (self._whole or looked_at or length == _UNDEFINED):
@@ -158,12 +159,14 @@ class _Walk:
             else:
                 self._fragments()
             return
-        end = self._file.tell() + length
         if looked_at and (vr == b"SQ" or (vr in (None, b"UN") and _known(tag) == "SQ")):
+            end = self._file.tell() + length
             self._sequence(end, implicit)
-        elif length > _LITTLE and self._looked_at(tag):
+            self._file.seek(end)
+            return
+        if length > _LITTLE and self._looked_at(tag):
             self._counted(_objects(tag, vr, length))
-        self._file.seek(end)
+        self._file.seek(length, os.SEEK_CUR)
 
     def _sequence(self, end: int | None, implicit: bool) -> None:
         while end is None or self._file.tell() < end:
@@ -224,6 +227,8 @@ class _Walk:
 
 def _objects(tag: int, vr: bytes | None, length: int) -> int:
     """What a value counts: text and numbers become an object each, and what is that, file and dictionary say."""
+    if tag == _CHARSET:
+        return length * _LITTLE  # time and again
     known = _known(tag)
     if vr in _BYTES and known.startswith("O"):
         return 0
