@@ -148,7 +148,7 @@ def test_no_header_is_read_to_list_a_manifest(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("a header is read")
 
-    for module, name in ((header, "dcmread"), (header, "read_file_meta_info"), (nifti, "_checked")):
+    for module, name in ((header, "dcmread"), (header, "read_partial"), (header, "check_cost"), (nifti, "_checked")):
         monkeypatch.setattr(module, name, never)
     assert len(listed(manifest, "volume")) == 3
     with pytest.raises(AssertionError, match="a header is read"):

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from volssl.data import nifti
+from volssl.data import gunzip, nifti
 from volssl.errors import DataError
 
 AFFINE = np.array([[0.0, -2, 0, 10], [3, 0, 0, -20], [0, 0, 4, 5], [0, 0, 0, 1]])
@@ -114,6 +114,45 @@ def test_what_follows_a_stream_is_another_one_or_nothing(tmp_path: Path) -> None
     for data in (gzip.compress(plain[:500]) + second, whole + b"rubbish", whole + whole[:50], odd):
         path.write_bytes(data)
         assert code_of(path) == "gzip"
+
+
+def test_padding_is_read_over_up_to_a_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tapes and copies pad with zeros; a file's name, a comment and members without a byte are padding, too."""
+    image = np.random.default_rng(0).integers(0, 9, (9, 8, 7)).astype(np.int16)
+    path = write(tmp_path / "a.nii.gz", image)
+    whole = path.read_bytes()
+    name = b"a" * 2**20 + b"\0a comment\0"
+    body = whole[10:] if not whole[3] else whole[whole.index(b"\0", 10) + 1 :]
+    padded = [whole[:3] + b"\x18" + whole[4:10] + name + body, whole + bytes(2**20), whole + gzip.compress(b"") * 1000]
+    padded.append(whole + bytes(9) + gzip.compress(b"more") + bytes(9))
+    for data in padded:
+        path.write_bytes(data)
+        assert np.array_equal(nifti.read(path)[0][0], image.T)
+    monkeypatch.setattr(gunzip, "MAX_IDLE", 2**19)
+    monkeypatch.setattr(gunzip, "MAX_MEMBERS", 1000)
+    for data in padded[:3]:
+        path.write_bytes(data)
+        assert code_of(path) == "gzip"
+
+
+def test_many_members_are_one_file(tmp_path: Path) -> None:
+    """bgzip packs 64 KiB at a time; here even the header is in pieces."""
+    image = np.random.default_rng(0).integers(0, 9, (9, 8, 7)).astype(np.int16)
+    path = write(tmp_path / "a.nii.gz", image)
+    plain = gzip.decompress(path.read_bytes())
+    path.write_bytes(b"".join(gzip.compress(plain[at : at + 100]) for at in range(0, len(plain), 100)))
+    assert np.array_equal(nifti.read(path)[0][0], image.T)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_extensions_are_skipped_up_to_a_ceiling(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = nib.Nifti1Image(np.random.default_rng(0).integers(0, 9, (9, 8, 7)).astype(np.int16), AFFINE)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"c" * 3_000_000))
+    path = tmp_path / f"a{suffix}"
+    nib.save(image, path)
+    assert np.array_equal(nifti.read(path)[0][0], np.asarray(image.dataobj).T)
+    monkeypatch.setattr(nifti, "MAX_OFFSET", 3_000_000)
+    assert code_of(path) == "too_large"
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

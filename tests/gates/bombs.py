@@ -16,6 +16,7 @@ from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
@@ -36,7 +37,7 @@ def zeros(size: int, *, wbits: int) -> bytes:
 
 def nifti(shape: tuple[int, ...], dtype: str = "f4") -> bytes:
     """The header of a NIfTI-1 file, up to its voxels; written by hand, for nibabel refuses some."""
-    kinds = {"f4": (16, 32), "f8": (64, 64)}
+    kinds = {"u1": (2, 8), "f4": (16, 32), "f8": (64, 64)}
     head = bytearray(352)
     struct.pack_into("<i", head, 0, 348)
     struct.pack_into("<8h", head, 40, len(shape), *shape, *(1,) * (7 - len(shape)))
@@ -93,6 +94,30 @@ def nested(path: Path, depth: int) -> Path:
     return path
 
 
+def described(path: Path, element: bytes, syntax: UID = ExplicitVRLittleEndian) -> Path:
+    """With an element of our own before its rows, or before its pixels if it belongs there."""
+    dicom(path, bytes(256), syntax)
+    whole = path.read_bytes()
+    after = int.from_bytes(element[:2], "little") > 0x0028
+    at = whole.rindex(struct.pack("<HH", *((0x7FE0, 0x0010) if after else (0x0028, 0x0002))))
+    path.write_bytes(whole[:at] + element + whole[at:])
+    return path
+
+
+def items(path: Path, count: int, length: int) -> Path:
+    """Frames of which nothing is said, in a sequence that says its ``length``, or does not."""
+    head = struct.pack("<HH2sHI", 0x5200, 0x9230, b"SQ", 0, length)
+    return described(
+        path, head + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    )
+
+
+def sparse(path: Path, length: int) -> Path:
+    """A kind of image of ``length`` zeros, which take no room on the disk."""
+    head = struct.pack("<HH2sHI", 0x0008, 0x0008, b"UN", 0, length)
+    return longer(written(path, dicom(path, b"").read_bytes()[:-12] + head), length + 1000)
+
+
 def png(path: Path, side: int, text: int = 0) -> Path:
     """``side`` x ``side`` black pixels, and a text that unpacks to so many bytes."""
 
@@ -115,6 +140,17 @@ def tiff(path: Path, side: int, tile: int = 0) -> Path:
     directory = struct.pack("<H", len(entries))
     directory += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in sorted(entries))
     path.write_bytes(struct.pack("<2sHI", b"II", 42, 8 + len(strip)) + strip + directory + bytes(4))
+    return path
+
+
+def pages(path: Path, count: int) -> Path:
+    """A TIFF of so many pages, which share one pixel."""
+    entries = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1)]
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    size = len(directory) + 4
+    chain = b"".join(directory + struct.pack("<I", 10 + size * (i + 1)) for i in range(count - 1))
+    path.write_bytes(struct.pack("<2sHI2x", b"II", 42, 10) + chain + directory + bytes(4))
     return path
 
 
@@ -179,9 +215,30 @@ def npz(path: Path, shape: tuple[int, ...], size: int) -> Path:
     return path
 
 
+def gz(header: bytes = b"", voxels: bytes = bytes(64), name: bytes = b"", tail: bytes = b"") -> bytes:
+    """A NIfTI file of 4 x 4 x 4 bytes, packed, with a name in the head of its stream and a tail behind it."""
+    packer = zlib.compressobj(9, wbits=31)
+    whole = packer.compress((header or nifti((4, 4, 4), "u1")) + voxels) + packer.flush()
+    return whole[:3] + b"\x08" + whole[4:10] + name + b"\0" + whole[10:] + tail
+
+
+def extended(count: int) -> bytes:
+    """Such a file with so many extensions of 16 bytes before its voxels."""
+    head = bytearray(nifti((4, 4, 4), "u1"))
+    struct.pack_into("<f", head, 108, 352 + 16 * count)
+    head[348] = 1
+    return gz(bytes(head), struct.pack("<2i8x", 16, 4) * count + bytes(64))
+
+
 def written(path: Path, data: bytes) -> Path:
     """``data`` in a file."""
     path.write_bytes(data)
+    return path
+
+
+def longer(path: Path, size: int) -> Path:
+    """The file, with zeros that take no room on the disk up to ``size``."""
+    os.truncate(path, size)
     return path
 
 
@@ -220,6 +277,7 @@ def _packed(path: Path, syntax: UID, stream: bytes, **attributes: object) -> Pat
 
 
 RLE = struct.pack("<16I", 1, 64, *(0,) * 14) + b"\x81\x00" * 2
+EMPTY = bytes.fromhex("1f8b08000000000000ff0300" + "00" * 8)  # a gzip member
 GIB = 2**30
 
 # name, how it is made, the reason
@@ -235,14 +293,26 @@ BOMBS: tuple[tuple[str, Callable[[Path], Path], tuple[str, ...]], ...] = (
     ("side-within-jpeg.dcm", lambda p: _packed(p, JPEGBaseline8Bit, jpeg(65_500, 65_500)), ("pixels",)),
     ("nested.dcm", lambda p: nested(p, 300), ("header",)),
     ("nested-deep.dcm", lambda p: nested(p, 10_260), ("header",)),
+    ("numbers.dcm", lambda p: described(p, struct.pack("<HHI", 0x0020, 0x0032, 10**6) + b"1\\" * 500_000,
+                                        ImplicitVRLittleEndian), ("header",)),
+    ("charset.dcm", lambda p: described(p, struct.pack("<HH2sHI", 0x0008, 0x0005, b"UN", 0, 100_000)
+                                        + b"1\\" * 50_000), ("header",)),
+    ("items.dcm", lambda p: items(p, 50_000, 2**32 - 1), ("header",)),
+    ("items-said.dcm", lambda p: items(p, 50_000, 8 * 50_000), ("header",)),
+    ("sparse.dcm", lambda p: sparse(p, 2**31), ("header",)),
     ("packed.nii.gz", lambda p: written(p, zlib_nifti((1000, 1000, 1000), 4 * GIB)), ("too_large",)),
     ("tail.nii.gz", lambda p: written(p, zlib_nifti((8, 8, 8), 8 * GIB)), ("too_large",)),
     ("claim.nii", lambda p: written(p, nifti((30_000, 30_000, 30_000)) + bytes(31_000)), ("too_large",)),
     ("claim-little.nii", lambda p: written(p, nifti((1000, 1000, 1000)) + bytes(31_000)), ("too_large", "truncated")),
     ("wide.nii.gz", lambda p: written(p, zlib_nifti((32_000, 32_000), GIB, "f8")), ("too_large",)),
+    ("extended.nii.gz", lambda p: written(p, extended(2**21)), ("too_large",)),
+    ("named.nii.gz", lambda p: written(p, gz(name=b"a" * 2**25)), ("gzip",)),
+    ("zeros.nii.gz", lambda p: longer(written(p, gz()), 2**26), ("gzip",)),
+    ("members.nii.gz", lambda p: written(p, gz(tail=EMPTY * 200_000)), ("gzip",)),
     ("black.png", lambda p: png(p, 30_000), ("too_large",)),
     ("words.png", lambda p: png(p, 16, GIB), ("image",)),
     ("strip.tif", lambda p: tiff(p, 30_000), ("too_large",)),
+    ("pages.tif", lambda p: pages(p, 20_000), ("dims",)),
     ("head.bmp", lambda p: bmp(p, 60_000), ("too_large",)),
     ("wide.jpg", lambda p: written(p, jpeg(65_500, 65_500)), ("too_large",)),
     ("claim.npy", lambda p: npy(p, (30_000, 30_000, 30_000), 1000), ("too_large",)),

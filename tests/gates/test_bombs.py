@@ -160,6 +160,24 @@ def find_all(root: Path) -> None:
     assert refused == expected
 
 
+@pytest.mark.parametrize(
+    ("ceiling", "name"),
+    [
+        ("elements.MAX_ELEMENTS", "items.dcm"),
+        ("elements.MAX_ELEMENTS", "numbers.dcm"),
+        ("gunzip.MAX_MEMBERS", "members.nii.gz"),
+        ("gunzip.MAX_IDLE", "zeros.nii.gz"),
+        ("nifti.MAX_OFFSET", "extended.nii.gz"),
+    ],
+)
+def test_a_door_without_a_ceiling_is_caught(
+    ceiling: str, name: str, bombs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"volssl.data.{ceiling}", 2**40)
+    at = [path.name for path in bombs].index(name)
+    assert failures(measured(read, [bombs[at]]), [BOMBS[at][2]])
+
+
 @pytest.mark.parametrize("bomb", ["nibabel", "pydicom", "pipe"])
 def test_a_reader_that_believes_the_file_is_caught(bomb: str, tmp_path: Path) -> None:
     """The measurement notices the memory that nibabel and pydicom take, and a reader that waits for a pipe."""

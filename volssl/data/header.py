@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, UncompressedTransferSyntaxes
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import JPEGExtended12Bit, UncompressedTransferSyntaxes
 
+from volssl.data.elements import End, check_cost
 from volssl.data.preflight import SPACING_MM, check_claim, check_shape, guard, opened
 from volssl.errors import DataError
 
@@ -56,6 +58,16 @@ _TAGS = [
 ]  # fmt: skip
 
 
+def _numbers(keywords: Iterable[str]) -> list[BaseTag | int]:
+    return [Tag(keyword) for keyword in keywords]
+
+
+# What is looked at; a FrameTimeVector is not, but for being there, and as long as the clip.
+_READ = frozenset(
+    _numbers([*_TAGS, *_SEQUENCE, *_SEQUENCE.values(), *_FRAME_TYPES, "SpecificCharacterSet", "ModalityLUTSequence"])
+) - {Tag("FrameTimeVector")}
+
+
 @dataclass(frozen=True, slots=True)
 class Plane:
     """One slice, in DICOM's patient coordinates (LPS, mm).
@@ -91,14 +103,14 @@ def read_dataset(path: Path, *, pixels: bool = False, tags: Sequence[str] = ()) 
         DataError: ``deflated`` (it would have to be inflated before its size is known), ``header``, ...
     """
     with guard("header", path), opened(path) as file:
-        if read_file_meta_info(f"/dev/fd/{file.fileno()}").get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise DataError("deflated", "deflated DICOM is not read: convert it, e.g. with dcmconv +te", str(path))
+        read = {*_READ, *_numbers(tags)}
+        check_cost(file, str(path), read, whole=pixels)
         if pixels:
             return dcmread(file)
-        header = dcmread(file, stop_before_pixels=True, specific_tags=list(tags or _TAGS))
+        header = read_partial(file, End(), specific_tags=_numbers(tags or _TAGS))
         if tags or not is_mosaic(header):
             return header
-        file.seek(0)
+        check_cost(file, str(path), read, whole=True)
         return dcmread(file, stop_before_pixels=True)
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
+from volssl.data.gunzip import Gunzip
 from volssl.data.preflight import check_affine, check_claim, check_regular, check_shape, guard, opened
 from volssl.errors import DataError
 
-_IMAGES = (nib.Nifti1Image, nib.Nifti2Image)
+_HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
 _HEAD = 540  # bytes of a NIfTI-2 header; a NIfTI-1 header has 348
-_FLAGS = b"\x1f"  # all that RFC 1952 knows in one byte
 _CHUNK = 2**20
 _MAX_TRAILING = 2**26
+MAX_OFFSET = 2**24  # bytes before the voxels: extensions, which are skipped; those of CIFTI may be some MB
 
 
 def shape(path: Path) -> tuple[int, int, int, int]:
@@ -38,7 +40,7 @@ def header(path: Path) -> nib.Nifti1Header:
     Raises:
         DataError: as ``shape``.
     """
-    return _header(path)[1]
+    return _header(path)
 
 
 def read(path: Path, time: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -51,25 +53,24 @@ def read(path: Path, time: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: as ``shape``; also ``gzip``, ``truncated`` and ``pixels``.
     """
-    image_class, (points, slices, rows, columns), size = _checked(path)
+    head, (points, slices, rows, columns), size = _checked(path)
     with guard("pixels", path):
-        image = image_class.from_bytes(_content(path, size))
-        proxy = image.dataobj
+        proxy = ArrayProxy(BytesIO(_content(path, size)), head)
         if time is not None and points > 1:
             proxy = proxy[:, :, :, time]
             points = 1
         numbers = np.asarray(proxy, dtype=np.float32).T
-        return np.ascontiguousarray(numbers).reshape(points, slices, rows, columns), _affine(image.affine)
+        return np.ascontiguousarray(numbers).reshape(points, slices, rows, columns), _affine(head.get_best_affine())
 
 
 def _affine(ijk: np.ndarray) -> np.ndarray:
     return np.asarray(ijk, dtype=np.float64)[:, [2, 1, 0, 3]]
 
 
-def _checked(path: Path) -> tuple[type[nib.Nifti1Image], tuple[int, int, int, int], int]:
-    """The class that reads the file, its (t, k, j, i) shape and the bytes it must hold uncompressed."""
+def _checked(path: Path) -> tuple[nib.Nifti1Header, tuple[int, int, int, int], int]:
+    """The header, its (t, k, j, i) shape and the bytes it must hold uncompressed."""
     on_disk = check_regular(path)
-    image_class, head = _header(path)
+    head = _header(path)
     where = str(path)
     with guard("header", path):
         dims = tuple(int(d) for d in head.get_data_shape())
@@ -85,22 +86,23 @@ def _checked(path: Path) -> tuple[type[nib.Nifti1Image], tuple[int, int, int, in
     if len(dims) > 4:
         raise DataError("dims", f"{len(dims)} dimensions {dims}: 3 or 4 are read", where)
     check_affine(_affine(affine), where)
+    if offset > MAX_OFFSET:
+        raise DataError("too_large", f"{offset:,} bytes before the voxels, over {MAX_OFFSET:,}: export it again", where)
     claimed = offset + math.prod(dims) * kind.itemsize
     packed = _is_gzip(path)
     check_claim(claimed, on_disk, where)
     if offset < 0 or (not packed and claimed > on_disk):
         raise DataError("truncated", f"the header asks for {claimed} bytes: copy the file again", where)
-    return image_class, (dims[3] if len(dims) == 4 else 1, dims[2], dims[1], dims[0]), claimed
+    return head, (dims[3] if len(dims) == 4 else 1, dims[2], dims[1], dims[0]), claimed
 
 
-def _header(path: Path) -> tuple[type[nib.Nifti1Image], nib.Nifti1Header]:
+def _header(path: Path) -> nib.Nifti1Header:
     with guard("gzip" if _is_gzip(path) else "header", path), _unpacked(path) as stream:
         head = stream.read(_HEAD)
     with guard("header", path):
-        for image_class in _IMAGES:
-            header_class = image_class.header_class
+        for header_class in _HEADERS:
             if header_class.may_contain_header(head) and b"n+" in head[:12] + head[344:348]:
-                return image_class, header_class(head[: header_class.sizeof_hdr])
+                return header_class(head[: header_class.sizeof_hdr])
     raise DataError("not_nifti", "no single-file NIfTI header: convert the file or remove it", str(path))
 
 
@@ -127,12 +129,6 @@ def _is_gzip(path: Path) -> bool:
 def _unpacked(path: Path) -> Iterator[BinaryIO]:
     """The file, or what gzip has packed in it."""
     with opened(path) as file:
-        head = file.read(4)
+        packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        if head[:2] != b"\x1f\x8b":
-            yield file
-            return
-        if head[3:] > _FLAGS:  # which Python's gzip does not look at
-            raise DataError("gzip", "flags that gzip does not know: copy the file again", str(path))
-        with gzip.open(file, "rb") as stream:
-            yield stream  # type: ignore[misc]
+        yield BufferedReader(Gunzip(file, str(path))) if packed else file

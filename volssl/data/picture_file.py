@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,8 +28,8 @@ def read(file: Path) -> np.ndarray:
     # Opened by name, an uncompressed TIFF that lies on its side is mapped into memory as if it stood: scrambled.
     with guard("image", file), opened(file) as f, _opened(f, file) as picture:
         _check_claims(picture, file)
-        if (pages := getattr(picture, "n_frames", 1)) != 1:
-            raise DataError("dims", f"{pages} pages: save one picture per file", str(file))
+        if _has_another(picture):
+            raise DataError("dims", "several pages: save one picture per file", str(file))
         _keeps_bits(picture, file)
         white = getattr(picture, "tag_v2", {}).get(PHOTOMETRIC) == 0
         upright = ImageOps.exif_transpose(picture)
@@ -36,6 +37,16 @@ def read(file: Path) -> np.ndarray:
             upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
         pixels = np.array(upright, dtype=np.float32)
         return 65535 - pixels if white and upright.mode.startswith("I") else pixels
+
+
+def _has_another(picture: Image.Image) -> bool:
+    """Whether a second page follows; of a TIFF, Pillow's ``n_frames`` walks them all, in quadratic time."""
+    if picture.format != "TIFF":
+        return getattr(picture, "n_frames", 1) != 1
+    with suppress(EOFError):
+        picture.seek(1)
+        return True
+    return False
 
 
 def _keeps_bits(picture: Image.Image, file: Path) -> None:
