@@ -16,8 +16,8 @@ from torch.serialization import safe_globals
 
 from volssl.errors import ConfigError
 from volssl.names import one_line
+from volssl.regular import open_regular
 
-_DEPTH = 20  # of mappings in one another, in which tensors are looked for
 _PICKLES = 4  # before its storages, a file of torch < 1.6 has a magic number, a version, the system and the content
 
 
@@ -64,9 +64,7 @@ def read_weights(path: Path) -> dict[str, object]:
 
 
 def _read(path: Path) -> object:
-    if path.exists() and not path.is_file():
-        raise _RefusedError("it is no regular file")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(9)
         if start.endswith(b"{"):  # the header of safetensors, after its length
             return load_file(path)
@@ -92,14 +90,19 @@ def _require_stored(file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _require_held(found: object, size: int, depth: int = 0) -> None:
+def _require_held(found: object, size: int) -> None:
     """No tensor claims more bytes than the file has, as one that repeats its numbers can."""
-    if isinstance(found, torch.Tensor):
-        if found.layout != torch.strided or found.numel() * found.element_size() > size:
-            raise _RefusedError("a tensor in it claims more numbers than it holds")
-    elif depth < _DEPTH and isinstance(found, Mapping | list | tuple):
-        for one in found.values() if isinstance(found, Mapping) else found:
-            _require_held(one, size, depth + 1)
+    waiting, met = [found], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in met:  # a list may stand in a list ten times, and that again: each is looked into once
+            continue
+        met.add(id(one))
+        if isinstance(one, torch.Tensor):
+            if one.layout != torch.strided or one.numel() * one.element_size() > size:
+                raise _RefusedError("a tensor in it claims more numbers than it holds")
+        elif isinstance(one, Mapping | list | tuple):
+            waiting += one.values() if isinstance(one, Mapping) else one
 
 
 def _names(file: IO[bytes], zipped: bool) -> set[str]:
