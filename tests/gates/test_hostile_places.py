@@ -35,7 +35,8 @@ def afresh(ground: Ground) -> None:
         shutil.copytree(ground.work / of, ground.work / copy)
     (ground.work / "case/checkpoints/step-00000002.safetensors").unlink()
     (ground.work / "case/metrics.jsonl").write_text("")  # of no step, so that none is cut
-    (ground.work / "cache/fingerprints.txt").unlink(missing_ok=True)
+    for special in ("cache/fingerprints.txt", "case.yaml"):
+        (ground.work / special).unlink(missing_ok=True)
     ground.write(json.dumps(ground.base), "case.yaml")
 
 
@@ -63,8 +64,7 @@ def test_what_is_no_file_hangs_nothing(tried: Ground) -> None:
         afresh(tried)
         put(kind, tried.work / place)
         use(tried, f"{place} is {kind[0]} ({how})", how, codes)
-    (tried.work / "cache/fingerprints.txt").unlink(missing_ok=True)
-    (tried.work / "case.yaml").unlink(missing_ok=True)
+    afresh(tried)
     tried.conclude(f"{len(chosen)} pipes and devices in folders")
 
 
