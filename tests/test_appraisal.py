@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,10 @@ def test_a_best_score_of_another_evaluation_is_not_compared(folder: Path) -> Non
         record.write_text(json.dumps({"step": 1, "score": 2.0, "evaluation": asked}))
         run.train(config.load(written(folder, best=True)))
         assert json.loads(record.read_text())["score"] == expected
+    record.unlink()
+    os.mkfifo(record)
+    with pytest.raises(UserError, match=r"best.json: cannot be read: it is no regular file: move it away"):
+        run.train(config.load(written(folder, best=True)))
 
 
 def test_an_output_that_cannot_be_made(folder: Path) -> None:

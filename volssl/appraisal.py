@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -21,7 +22,7 @@ from volssl.data.cache_file import make_folder
 from volssl.data.seen import SeenItems, run_key
 from volssl.engine.lock import lock
 from volssl.engine.loop import Evaluation
-from volssl.errors import ConfigError, UserError
+from volssl.errors import ConfigError, RunError, UserError
 from volssl.evaluation import ACLTearConfig, EvaluateConfig, StudyConfig
 from volssl.evaluation.acl_tear import run_acl_tear
 from volssl.evaluation.card import Card
@@ -38,6 +39,7 @@ from volssl.evaluation.tables import show
 from volssl.methods.base import Method
 from volssl.names import private, use
 from volssl.progress import progress
+from volssl.regular import read_regular
 from volssl.whole import replace_file
 
 Wanted = ACLTearConfig | StudyConfig
@@ -59,7 +61,7 @@ def evaluate(config: EvaluateConfig, device: str, console: Console) -> Findings:
         UserError: the output belongs to something else, or what the configuration names cannot be evaluated.
     """
     out = _claim(Path(config.output))
-    with lock(out):
+    with lock(out, (CELLS,)):
         use(run_key(out))
         replace_file(
             out / configuration.FILE,
@@ -80,12 +82,16 @@ def evaluate(config: EvaluateConfig, device: str, console: Console) -> Findings:
     return found
 
 
-def wanted(run: Run) -> list[tuple[Wanted, Path]]:
-    """Every evaluation and the folder of its results: its name, numbered from the second of a name on."""
+def folders(run: Run) -> list[str]:
+    """What the results of each evaluation lie in: its name, numbered from the second of a name on."""
     names = [one.name for one in run.evaluate]
     count = [names[:i].count(name) for i, name in enumerate(names)]
-    folders = [name if n == 0 else f"{name}-{n + 1}" for name, n in zip(names, count, strict=True)]
-    return [(_with_data(w, run), Path(run.output) / f) for w, f in zip(run.evaluate, folders, strict=True)]
+    return [name if n == 0 else f"{name}-{n + 1}" for name, n in zip(names, count, strict=True)]
+
+
+def wanted(run: Run) -> list[tuple[Wanted, Path]]:
+    """Every evaluation and the folder of its results."""
+    return [(_with_data(w, run), Path(run.output) / f) for w, f in zip(run.evaluate, folders(run), strict=True)]
 
 
 def check(run: Run) -> None:
@@ -208,13 +214,22 @@ def _keep_best(
     """Put the encoders into ``best/`` where this is the best score so far of this evaluation, here or before."""
     step = next(iter(cards.values())).step
     record = folder / f"{BEST}.json"
-    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    known = _best_so_far(record)
     if known.get("evaluation", asked) == asked and known.get("score", -math.inf) >= score:
         return
     for place, name in places(folder / BEST, cards).items():
         save_encoder(place, method.encoders[name], cards[name], seen())
     replace_file(record, json.dumps({"step": step, "score": score, "evaluation": asked}) + "\n")
     console.print(f"step {step}: the best so far ({score:.3f}), kept in {folder / BEST}", markup=False)
+
+
+def _best_so_far(record: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(read_regular(record)) if record.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        raise RunError(f"{record}: cannot be read: {reason}: move it away, and the next score is the best") from None
+    return known if isinstance(known, dict) else {}
 
 
 def places(folder: Path, cards: Mapping[str, Card]) -> dict[Path, str]:

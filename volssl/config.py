@@ -19,6 +19,7 @@ from volssl.errors import ConfigError
 from volssl.evaluation import EvaluateConfig, EvaluationConfig
 from volssl.methods import MethodConfig
 from volssl.models import BackboneConfig
+from volssl.regular import read_regular
 from volssl.schema import Schema
 from volssl.views import ViewsConfig
 
@@ -108,8 +109,7 @@ def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Evaluate
 
 def _read(path: str | Path, overrides: Sequence[str]) -> strict_yaml.Document:
     try:
-        with Path(path).open("rb") as file:  # which may have no end
-            text = file.read(4 * strict_yaml.MAX_BYTES + 1).decode("utf-8")
+        text = read_regular(Path(path)).decode("utf-8")
     except OSError as e:
         raise ConfigError(f"{path}: {(e.strerror or 'cannot be read').lower()}: give a YAML file") from None
     except UnicodeDecodeError:

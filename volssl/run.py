@@ -24,10 +24,12 @@ from volssl.data import PhantomConfig
 from volssl.data.cache_file import make_folder
 from volssl.data.identity import identify
 from volssl.data.items import PreparedSource
+from volssl.data.quarantine import NAME as QUARANTINE
 from volssl.data.seen import KEY, SeenItems, read_key, run_key
 from volssl.engine.checkpoint import free, list_checkpoints, peek
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
+from volssl.engine.log import BOARD
 from volssl.engine.loop import fit
 from volssl.engine.processor import emulates_bf16
 from volssl.errors import ConfigError, PeerError, RunError
@@ -49,6 +51,8 @@ from volssl.whole import replace_file
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 ENCODER, WEIGHTS, CHECKPOINTS = "encoder", "weights.txt", "checkpoints"
+# What is written through, if it is a link: all else is put in place whole.
+OURS = (CHECKPOINTS, ENCODER, appraisal.BEST, BOARD, appraisal.METRICS, f"{QUARANTINE}*.jsonl")
 SLOW = "loop.precision: this CPU only emulates bf16: fp32 is many times faster on it (give another output)"
 FILES: dict[Format, str] = {"torchscript": "encoder.ts", "onnx": "encoder.onnx", "monai-bundle": "bundle"}
 
@@ -131,7 +135,7 @@ def _train(run: Run, group: Group, console: Console) -> None:
     with ExitStack() as held:
         with group.together():
             if first:
-                held.enter_context(lock(claim(folder, run)))
+                held.enter_context(lock(claim(folder, run), [*OURS, *appraisal.folders(run)]))
                 replace_file(folder / configuration.FILE, configuration.dump(run))
                 if run.loop.precision == "bf16" and group.device.type == "cpu" and emulates_bf16():
                     console.print(SLOW, style="yellow", markup=False)
@@ -213,7 +217,7 @@ def _tell_weights(reports: dict[str, ImportReport], path: Path, console: Console
     """A line for each encoder; every key in the file."""
     for key, report in reports.items():
         console.print(f"{key}.weights: {report} (every key: {path})", markup=False)
-    path.write_text("\n".join(f"{key}.weights\n{r.in_full()}\n" for key, r in reports.items()), encoding="utf-8")
+    replace_file(path, "\n".join(f"{key}.weights\n{r.in_full()}\n" for key, r in reports.items()))
 
 
 def claim(folder: Path, run: Run) -> Path:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from pathlib import Path
 
 import pytest
 
 from volssl.data.fingerprint import Memory, Stamp, fingerprint, stamp
-from volssl.errors import DataError
+from volssl.errors import DataError, RunError
 
 OLD, OTHER = Stamp("a" * 64, settled=True), Stamp("b" * 64, settled=True)
 
@@ -69,3 +70,14 @@ def test_two_runs_share_a_memory_and_a_cut_line_harms_no_other(tmp_path: Path) -
     two.remember(OTHER, "2" * 64)
     both = Memory(path)
     assert (both.recall(OLD), both.recall(OTHER)) == ("1" * 64, "2" * 64)
+
+
+def test_a_memory_is_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("kept")
+    (tmp_path / "link").symlink_to("theirs")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match=r"link cannot be used .it is a symbolic link.: delete it"):
+        Memory(tmp_path / "link").remember(OLD, "c" * 64)
+    assert (tmp_path / "theirs").read_text() == "kept"
+    with pytest.raises(RunError, match=r"pipe cannot be used .it is no regular file.: delete it"):
+        Memory(tmp_path / "pipe")

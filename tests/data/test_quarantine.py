@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,3 +105,16 @@ def test_others_of_the_part_stand_in_with_views_of_their_own() -> None:
     assert odd == [p for p in range(200) if plain[p].index == 1 or (plain[p].index == 2 and p >= 10)]
     assert len(seen) == 200
     assert {without[p].index for p in odd} >= {0, 3}
+
+
+def test_a_list_that_is_no_file_is_refused_and_a_link_is_not_added_to(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("kept")
+    (tmp_path / "quarantine.jsonl").symlink_to("theirs")
+    one = Quarantine(Named(), folder=tmp_path)
+    one.strike(0, 1, "hung")
+    assert "not written: it is a symbolic link" in one.strike(0, 1, "hung")
+    assert (tmp_path / "theirs").read_text() == "kept"
+    (tmp_path / "quarantine.jsonl").unlink()
+    os.mkfifo(tmp_path / "quarantine.jsonl")
+    with pytest.raises(RunError, match=r"quarantine.jsonl: cannot be read: it is no regular file"):
+        Quarantine(Named(), folder=tmp_path)

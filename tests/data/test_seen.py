@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -88,3 +89,14 @@ def test_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
     with pytest.raises((RunError, DataError)) as error:
         run_key(tmp_path / "file")
     assert "\n" not in str(error.value)
+
+
+def test_a_key_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ids.key")
+    with pytest.raises(DataError, match=r"cannot be read .it is no regular file."):
+        run_key(tmp_path)
+    (tmp_path / "ids.key").unlink()
+    (tmp_path / "theirs").write_text("kept")
+    (tmp_path / ".ids.key.new").symlink_to("theirs")
+    assert run_key(tmp_path) == read_key(tmp_path / "ids.key")
+    assert (tmp_path / "theirs").read_text() == "kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -135,3 +136,14 @@ def test_a_header_that_says_nothing_sensible_is_not_known(tmp_path: Path, meta: 
     assert checkpoint.peek(path) == {"lr": 0.1, "at": 3}
     save_file({"x": torch.zeros(1)}, path, {"meta": meta})
     assert checkpoint.peek(path) is None
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, 2)
+    path.unlink()
+    os.mkfifo(path)
+    assert checkpoint.peek(path) is None
+    found = load_latest(tmp_path)
+    assert found is not None
+    assert found.step == 1
+    assert "it is no regular file" in found.damaged[0]

@@ -56,3 +56,23 @@ def test_leaving_the_block_lets_go(tmp_path: Path) -> None:
     while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert os.waitstatus_to_exitcode(done[1]) == 7
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    """The folder itself may be one, as to a larger disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "theirs").write_text("kept")
+    folder = tmp_path / "run"
+    folder.symlink_to(tmp_path / "disk")
+    for name, ours in (("lock", ()), ("steps", ("steps",)), ("list-1", ("list*",))):
+        (folder / name).symlink_to(tmp_path / "theirs")
+        with pytest.raises(RunError, match=f"{name} is a symbolic link.*put the file or folder itself"):
+            lock(folder, ours).__enter__()
+        (folder / name).unlink()
+    assert (tmp_path / "theirs").read_text() == "kept"
+    os.mkfifo(folder / "lock")
+    with pytest.raises(RunError, match="lock: it is no regular file: remove it"):
+        lock(folder).__enter__()
+    (folder / "lock").unlink()
+    with lock(folder, ("steps",)):
+        assert (tmp_path / "disk/lock").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from volssl.engine.log import Collapse, Log, describe, duration
-from volssl.engine.metrics import truncate
+from volssl.engine.metrics import Metrics, truncate
 from volssl.errors import RunError
 
 HEALTHY = {"loss": 1.2345678, "lr": 0.0123, "spread": 0.31, "rank": 12.7}
@@ -220,3 +221,17 @@ def test_the_machine_is_not_in_the_name_of_tensorboards_file(tmp_path: Path, mon
         pass
     assert [path.name.split(".")[4] for path in (tmp_path / "tensorboard").iterdir()] == ["volssl"]
     assert socket.gethostname() == "janes-laptop"
+
+
+def test_metrics_are_a_file_of_the_runs_own(tmp_path: Path) -> None:
+    theirs, place = tmp_path / "theirs", tmp_path / "run/metrics.jsonl"
+    theirs.write_text('{"step": 1}\n')
+    place.parent.mkdir()
+    place.symlink_to(theirs)
+    with pytest.raises(RunError, match=r"metrics.jsonl: cannot be used: it is a symbolic link: move it away"):
+        Metrics(place.parent, 1)
+    assert theirs.read_text() == '{"step": 1}\n'
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(RunError, match=r"metrics.jsonl: cannot be used: it is no regular file: move it away"):
+        Metrics(place.parent, 1)

@@ -25,14 +25,15 @@ from volssl.data import DataConfig, VolumeConfig
 from volssl.data.image_config import Colour, ImageConfig
 from volssl.data.items import Window
 from volssl.data.mixture_config import MixtureConfig
-from volssl.data.seen import SeenItems
+from volssl.data.seen import KINDS, SeenItems
 from volssl.data.slide_config import SlideConfig
 from volssl.data.video_config import VideoConfig
-from volssl.errors import DataError
+from volssl.errors import ConfigError, DataError
 from volssl.evaluation import encoder as encoder_file
-from volssl.evaluation.card import Card
+from volssl.evaluation.card import Card, Fingerprint
 from volssl.evaluation.encoder import build_network, load_encoder, load_items, random_encoder, save_encoder
 from volssl.models import ResNetConfig
+from volssl.models.published import recognise
 from volssl.views.views import whole
 
 
@@ -429,3 +430,30 @@ def test_an_encoder_of_slices_takes_one_dicom_slice(tmp_path: Path, make_slice: 
     card = flat_card(VolumeConfig(root="scans", slices=4, fit="resize"))
     (path,) = save_all(tmp_path / "x", [make_slice(0.0)])
     assert random_encoder(card, 0).preprocess(path).shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["card.json", "model.safetensors", "items.safetensors"])
+def test_a_pipe_in_its_place_is_refused(name: str, tmp_path: Path, network: nn.Module, card: Card) -> None:
+    known = card.model_copy(update={"fingerprint": Fingerprint(digest="0", count=0)})
+    items = SeenItems({kind: np.array([], np.uint64) for kind in KINDS}, 0, 0, 0)
+    save_encoder(tmp_path / "encoder", network, known, items)
+    (tmp_path / "encoder" / name).unlink()
+    os.mkfifo(tmp_path / "encoder" / name)
+    with pytest.raises(DataError, match=f"{name}.* cannot be read .it is no regular file.: copy the"):
+        load_items(tmp_path / "encoder") if name.startswith("items") else load_encoder(tmp_path / "encoder")
+    if not name.startswith("items"):
+        with pytest.raises(ConfigError, match=f"{name}: cannot be read .it is no regular file.: copy the folder"):
+            recognise(tmp_path / "encoder")
+
+
+def test_what_a_link_leads_to_is_left_alone(folder: Path, network: nn.Module, card: Card) -> None:
+    """The new encoder takes its place; so it does of one under an unfinished name."""
+    theirs = folder.rename(folder.with_name("theirs"))
+    before = {path.name: path.read_bytes() for path in theirs.iterdir()}
+    for name in ("encoder", ".encoder.new", ".encoder.old"):
+        folder.with_name(name).symlink_to(theirs)
+    for _ in range(2):
+        save_encoder(folder, network, card.model_copy(update={"step": 77}))
+    assert load_encoder(folder).card.step == 77
+    assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["encoder", "theirs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,3 +85,11 @@ def test_answers_of_another_algorithm_are_worked_out_again(tmp_path: Path) -> No
     with patch("volssl.evaluation.ledger.__version__", "another"):
         assert recall(4) == 4
     assert recall(5) == 1
+
+
+def test_an_answer_that_is_no_file_counts_as_not_there(tmp_path: Path) -> None:
+    for value in (1, 2):
+        assert Ledger(tmp_path).recall(["key"], lambda: {"x": np.array([value])})["x"] == value  # noqa: B023
+        [path] = tmp_path.iterdir()
+        path.unlink()
+        os.mkfifo(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from tests.gates import hostile
 from tests.gates.forked import Forks
+from tests.gates.record import record
 from tests.gates.watch import told
 
 SECONDS, MEMORY = 30, 3 * 2**30  # that a case may take, beyond what is there when it starts
@@ -31,10 +33,17 @@ class Ground:
     def canary(self) -> Path:
         return self.place / "canary"
 
-    def case(self, name: str, *arguments: str, codes: Sequence[int] = (2,), asked: str = "") -> None:
+    def case(
+        self,
+        name: str,
+        *arguments: str,
+        codes: Sequence[int] = (2,),
+        asked: str = "",
+        before: str = "tests.gates.watch:watch",
+    ) -> None:
         """Run the command in a folder of its own under watch, and note whatever is wrong.
 
-        asked: a folder elsewhere that the configuration asks to be made.
+        asked: a folder elsewhere that the configuration asks to be made. before: what watches, and may do more.
         """
         self.tried += 1
         said, log = self.place / f"said-{self.tried}", self.place / f"log-{self.tried}"
@@ -45,7 +54,7 @@ class Ground:
             cwd=self.work,
             said=said,
             environ={**UNSAFE, "TMPDIR": str(self.place / "tmp")},
-            before="tests.gates.watch:watch",
+            before=before,
             given=given,
             seconds=SECONDS,
         )
@@ -56,7 +65,7 @@ class Ground:
         wrong += ["the canary is there"] if self.canary.exists() else []
         if code and ("Traceback" in text or "fault of the program" in text or not text.strip()):
             wrong.append("no plain line")
-        if len(lines) > LINES or max(map(len, lines), default=0) > LENGTH:
+        if code and (len(lines) > LINES or max(map(len, lines), default=0) > LENGTH):
             wrong.append(f"{len(lines)} lines of up to {max(map(len, lines))}")
         if any(letter in text for letter in "\0\x07\x1b\u202e\u2028"):
             wrong.append("control characters are shown")
@@ -80,3 +89,23 @@ class Ground:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         return folder
+
+    def evaluate(self, name: str, changed: dict[str, Any], codes: Sequence[int] = (2,), *, anew: bool = True) -> None:
+        """``volssl evaluate`` of the pictures, in the folder ``study``."""
+        if anew:
+            shutil.rmtree(self.work / "study", ignore_errors=True)
+        rows = "".join(f"{i}.png,{i % 2},{i}\n" for i in range(8))
+        self.write("path,label,patient\n" + rows, "pictures/labels.csv")
+        study = self.study() | {"cache": "cache", "output": "study", "device": "cpu", "report": False, **changed}
+        self.case(name, "evaluate", self.write(json.dumps(study), "study.yaml"), codes=codes)
+        (self.work / "pictures/labels.csv").unlink()
+
+    def study(self) -> dict[str, Any]:
+        """What is evaluated."""
+        data = {"name": "image", "root": "pictures/labels.csv", "region": [16, 16]}
+        return {"sets": {"one": {"data": data, "folds": 2}}, "protocols": [{"name": "knn"}], "bootstrap": 100}
+
+    def conclude(self, what: str) -> None:
+        """Into the record, and an error where anything was not as it must be."""
+        record(what, f"{len(self.faults)} faults", "nothing executed or written outside, one line, exit 2")
+        assert not self.faults, "\n\n".join(self.faults[:10])

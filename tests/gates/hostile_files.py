@@ -128,11 +128,23 @@ def pickled(canary: str) -> Iterator[tuple[str, bytes]]:
             yield f"{form}: {name}", make(name, arguments)
 
 
+def laugh(where: str, times: int) -> bytes:
+    """A pickle of ten of ten of ten ... ones: as a value, as a key, or called, so that a message shows it."""
+    first, last = (b"(", b"t") if where == "key" else (b"](", b"e")
+    packs = (first + bytes((ord("h"), i)) * 10 + last + bytes((ord("q"), i + 1)) for i in range(times))
+    largest = bytes((ord("h"), times))
+    end = {"value": b"}K\x01" + largest + b"s.", "key": b"}" + largest + b"K\x01s.", "called": largest + b")R."}
+    return b"\x80\x02](K\x01q\x00" + b"".join(packs) + b"e" + end[where]
+
+
 def claims() -> Iterator[tuple[str, bytes]]:
     """Files that claim more than they hold, or what cannot be."""
     big = io.BytesIO()
     torch.save({"conv1.weight": torch.zeros(1).expand(10**10)}, big)
     yield "expanded to 10**10", big.getvalue()
+    for where in ("value", "key", "called"):
+        yield f"10**19 in 300 bytes: {where}", zipped(laugh(where, 19))
+        yield f"10**19 in 300 bytes, legacy: {where}", legacy(laugh(where, 19))
     yield "packed zeros", zipped(bytes(10**6), zipfile.ZIP_DEFLATED)
     yield "bytearray(10**11)", zipped(reduce("builtins.bytearray", (10**11,), 2))
     yield "deep pickle", b"\x80\x02" + b"(" * 100_000 + b"."

@@ -40,13 +40,12 @@ CHANGES = {
     "os.chmod",
     "os.chown",
 }
+FOLLOWS = {"os.truncate", "os.chmod", "os.chown"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 OWN = (
     "volssl.",
-    "functools",
     "pathlib",
     "collections",
-    "torch",
     "numpy",
     "monai",
 )  # what this package pickles of itself
@@ -62,17 +61,21 @@ def watch(given: Mapping[str, Any]) -> None:
     if given.get("memory"):
         here = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (here + given["memory"],) * 2)
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    trusted = set(_get_allowed_globals())  # by torch: all else of it that a pickle names is told, run or not
     log = os.open(given["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     allowed = tuple(os.path.realpath(one) for one in given["allowed"])
 
     def tell(event: str, *what: object) -> None:
         os.write(log, f"{event} {what}\n".encode(errors="backslashreplace"))
 
-    def outside(path: object) -> bool:
+    def outside(path: object, *, named: bool = False) -> bool:
+        """Whether it leads out; of what is itself made, renamed or removed, a link is not followed."""
         if not isinstance(path, str | bytes | os.PathLike):
             return False  # a descriptor, which was opened before
-        text = os.fsdecode(path)
-        real = os.path.realpath(text)
+        folder, name = os.path.split(os.fsdecode(path))
+        real = os.path.join(os.path.realpath(folder), name) if named else os.path.realpath(os.fsdecode(path))
         return not any(real == one or real.startswith(one + "/") for one in (*allowed, *ANYWHERE))
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -89,9 +92,9 @@ def watch(given: Mapping[str, Any]) -> None:
         elif event in CHANGES:
             paths = args[:2] if event in ("os.rename", "os.link", "os.symlink") else args[:1]
             for path in paths:
-                if outside(path):
+                if outside(path, named=event not in FOLLOWS):
                     tell(event, path)
-        elif event == "pickle.find_class" and not str(args[0]).startswith(OWN):
+        elif event == "pickle.find_class" and not str(args[0]).startswith(OWN) and ".".join(args) not in trusted:
             tell(event, *args)
 
     sys.addaudithook(hook)

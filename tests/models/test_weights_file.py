@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.gates import hostile_files
 from volssl.errors import ConfigError
 from volssl.models.weights_file import read_weights
 
@@ -176,3 +177,37 @@ def test_a_damaged_file_is_read_or_refused(
     file.write_bytes(damaged)
     with suppress(ConfigError):
         assert isinstance(read_weights(file), dict)
+
+
+@ZIPPED
+@pytest.mark.parametrize("where", ["value", "key", "called"])
+def test_what_repeats_itself_without_end_is_refused_at_once(where: str, zipped: bool, tmp_path: Path) -> None:
+    """To look for tensors in it, to hash it or to show it never ends; the same three levels deep is read."""
+    file = tmp_path / "a.pt"
+    for times in (19, 3):
+        pickled = hostile_files.laugh(where, times)
+        file.write_bytes(hostile_files.zipped(pickled) if zipped else hostile_files.legacy(pickled))
+        if times == 19:
+            with pytest.raises(ConfigError, match="what it holds repeats itself without end"):
+                read_weights(file)
+        elif where == "called":  # a list, which is no function
+            with pytest.raises(ConfigError, match="it is damaged"):
+                read_weights(file)
+        else:
+            assert len(read_weights(file)) == 1
+
+
+def test_a_list_in_itself_is_refused(tmp_path: Path) -> None:
+    nested: list[object] = [torch.zeros(1)]
+    nested.append(nested)
+    torch.save({"state_dict": nested}, tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match="a list in it holds itself"):
+        read_weights(tmp_path / "a.pt")
+
+
+def test_what_stands_in_many_places_is_read(tmp_path: Path) -> None:
+    """Tied weights and groups of an optimizer that share their settings."""
+    shared, betas = torch.ones(3), (0.9, 0.999)
+    groups = [{"betas": betas, "params": [i], "seen": {"a": [betas]}} for i in range(300)]
+    torch.save({**{f"w{i}": shared for i in range(1000)}, "optimizer": {"groups": groups}}, tmp_path / "a.pt")
+    assert len(read_weights(tmp_path / "a.pt")) == 1001

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from volssl.errors import DataError, RunError
 from volssl.names import typed
+from volssl.regular import require_regular
 
 Spacing = tuple[float, ...]
 SUFFIX = ".safetensors"
@@ -77,6 +78,7 @@ def fetch(path: Path) -> tuple[Tensor, Spacing]:
         DataError: it is there and the file system does not give it.
     """
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as f:
             about, image = json.loads(f.metadata()["about"]), f.get_tensor("image")
         spacing, checksum = tuple(about["spacing"]), about["checksum"]
@@ -101,6 +103,7 @@ def _checksum(image: Tensor, spacing: Spacing) -> str:
 def whole(path: Path) -> bool:
     """Whether the file is there in its full length; its bits are checked when it is read."""
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as f:
             return "image" in f.keys()  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError):

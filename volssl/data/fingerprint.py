@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from volssl.data.preflight import opened, reached
-from volssl.errors import DataError
+from volssl.errors import DataError, RunError
+from volssl.regular import LARGE, IrregularError, open_own, read_regular
 
 # A file system's clock may not tell two writes apart; files younger than this are not remembered.
 SETTLED_NS = 2_000_000_000
@@ -68,11 +71,15 @@ class Memory:
 
     Lines are only ever appended, in one write each, so several runs can share the file; a line that was cut
     short by a kill is no line, and costs one reading of the files.
+
+    Raises:
+        RunError: the file is a pipe, a device, or a link.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        text = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
+        with self._in_use():
+            text = read_regular(path, LARGE).decode("ascii", errors="replace") if path.exists() else ""
         matches = (_LINE.fullmatch(line) for line in text.splitlines())
         self._known = {m[1]: m[2] for m in matches if m}
 
@@ -85,5 +92,12 @@ class Memory:
         if not state.settled or self._known.get(state.digest) == content:
             return
         self._known[state.digest] = content
-        with self.path.open("a", encoding="ascii") as f:
-            f.write(f"\n{state.digest} {content}\n")
+        with self._in_use(), os.fdopen(open_own(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "wb") as f:
+            f.write(f"\n{state.digest} {content}\n".encode())
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        try:
+            yield
+        except IrregularError as error:
+            raise RunError(f"data.cache: {self.path} cannot be used ({error.strerror}): delete it") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from volssl.errors import RunError
+from volssl.regular import open_own
 
 _SEAL = 16  # hexadecimal digits that tell a line that was written from one that was damaged or made up
 
@@ -31,7 +32,7 @@ class Journal:
         self._path, self._key = path, key
         self._places: dict[str, int] = {}
         try:
-            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b")
+            self._file = os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             place = 0
             for line in self._file:

@@ -21,6 +21,7 @@ from volssl.data.items import Report, Size
 from volssl.data.knee import Knee, draw_knee
 from volssl.data.knee_scan import PLANES, acquire, draw_scan
 from volssl.errors import DataError
+from volssl.regular import read_regular
 
 if TYPE_CHECKING:
     from volssl.data import PhantomConfig
@@ -114,7 +115,7 @@ def _is_made(out: Path, recipe: Recipe) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
-        found = json.loads((out / CARD).read_text())
+        found = json.loads(read_regular(out / CARD))
     except (OSError, ValueError):
         raise DataError(
             "not_a_phantom", f"exists and has no readable {CARD}: choose another folder", str(out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 
 from volssl.errors import DataError
 from volssl.names import cause, withheld
+from volssl.regular import IrregularError, open_regular, require_regular
 
 MAX_VOXELS = 2**30  # of one item over all channels: 4 GiB as float32
 MAX_SIDE = 2**16 - 1  # voxels along one axis, or frames: what DICOM can count
@@ -33,7 +33,7 @@ def check_regular(path: Path) -> int:
         DataError: ``missing``, ``link``, ``permission`` or ``not_a_file``.
     """
     with reached(path):
-        return _regular(path.stat(), path)
+        return require_regular(path)
 
 
 def opened(path: Path) -> BufferedReader:
@@ -42,15 +42,8 @@ def opened(path: Path) -> BufferedReader:
     Raises:
         DataError: as ``check_regular``.
     """
-    check_regular(path)  # to open a device may do something
     with reached(path):
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-        try:
-            _regular(os.fstat(file.fileno()), path)
-        except DataError:
-            file.close()
-            raise
-        return file
+        return open_regular(path)
 
 
 @contextmanager
@@ -58,23 +51,19 @@ def reached(path: Path) -> Iterator[None]:
     """Say of a path what keeps it from being looked at.
 
     Raises:
-        DataError: ``missing``, ``link``, ``permission`` or ``unreadable``.
+        DataError: ``missing``, ``link``, ``permission``, ``not_a_file`` or ``unreadable``.
     """
     with guard("unreadable", path):
         try:
             yield
         except FileNotFoundError:
             raise DataError("missing", "no such file: check the path", str(path)) from None
+        except IrregularError:
+            raise DataError("not_a_file", "not a regular file: remove it from the folder", str(path)) from None
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
             raise DataError("link", "a link that leads in a circle: remove it", str(path)) from None
-
-
-def _regular(status: os.stat_result, path: Path) -> int:
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError("not_a_file", "not a regular file: remove it from the folder", str(path))
-    return status.st_size
 
 
 def check_inside(path: Path, top: str) -> None:

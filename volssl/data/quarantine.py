@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from volssl.errors import RunError
 from volssl.names import keyed, shown_id
+from volssl.regular import LARGE, open_own, read_regular
 
 if TYPE_CHECKING:
     from volssl.data.items import NamedSource
@@ -94,7 +95,7 @@ class Quarantine:
         if self._file is None:
             return ""
         try:
-            with self._file.open("a", encoding="utf-8") as file:
+            with os.fdopen(open_own(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "w", encoding="utf-8") as file:
                 file.write(f"\n{json.dumps(entry)}\n")  # a line that a kill cut short must not swallow this one
                 file.flush()
                 os.fsync(file.fileno())
@@ -105,7 +106,11 @@ class Quarantine:
 
 def _read(path: Path, ids: Sequence[str]) -> Iterator[tuple[int, int]]:
     """(item, position) of every line that is whole and speaks of these items."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        text = read_regular(path, LARGE).decode("utf-8", errors="replace")
+    except OSError as problem:
+        raise RunError(f"{path}: cannot be read: {problem.strerror}: mend it or move it away") from None
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
             item, position, name = int(entry["item"]), int(entry["from"]), entry["id"]

@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from volssl.data.identity import BYTES, Hashes, Identity
 from volssl.errors import DataError, RunError
 from volssl.names import typed
+from volssl.regular import read_regular
+from volssl.whole import remove
 
 KINDS = ("file", "image", "study", "patient")  # from the surest to the widest
 KEY = "ids.key"
@@ -80,7 +82,7 @@ def key_at(path: Path) -> bytes:
     key, fresh = secrets.token_bytes(32), path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
+        remove(fresh)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
             f.write(key.hex() + "\n")
             f.flush()
@@ -98,11 +100,12 @@ def read_key(path: Path) -> bytes | None:
         DataError: ``key``: the file cannot be read, or holds something else.
     """
     try:
-        text = path.read_text(encoding="ascii").strip()
+        text = read_regular(path).decode("ascii").strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError("key", f"cannot be read ({error}): mend it or move it away", typed(path)) from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError("key", f"cannot be read ({reason}): mend it or move it away", typed(path)) from None
     if not re.fullmatch("[0-9a-f]{64}", text):
         what = "is no key (32 bytes in hexadecimal)"
         raise DataError("key", f"{what}: put the run's own back, or move it away", typed(path))

@@ -6,11 +6,13 @@ import csv
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from volssl.errors import DataError
 from volssl.names import private
+from volssl.regular import open_regular
 
 UNKNOWN = ("", "na", "nan")  # beside numbers below zero
 READ = ("path", "label", "split", "patient")
@@ -101,8 +103,8 @@ def read(table: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
         DataError: ``labels``: no CSV in UTF-8 with commas, a column named twice, or no path in some row.
     """
     try:
-        with table.open(newline="", encoding="utf-8-sig") as f:
-            header, *lines = [*csv.reader(f)] or [[]]
+        with open_regular(table) as f, TextIOWrapper(f, newline="", encoding="utf-8-sig") as text:
+            header, *lines = [*csv.reader(text)] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError("labels", f"is no table in UTF-8 ({error})", str(table)) from error
     names = [name.strip() for name in header]

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from volssl.errors import RunError
+from volssl.regular import require_regular
 from volssl.whole import flush
 
 if TYPE_CHECKING:
@@ -94,13 +95,13 @@ def read(path: Path) -> Checkpoint:
         RunError: the file is damaged or is no checkpoint.
     """
     try:
-        if not path.is_file():
-            raise OSError("no regular file")
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError, MemoryError) as problem:
-        raise RunError(f"{path.name} is damaged: {problem}") from None
+        reason = getattr(problem, "strerror", None) or problem
+        raise RunError(f"{path.name} is damaged: {reason}") from None
     if header.get("sha256") != _digest(tensors, header):
         raise RunError(f"{path.name} is damaged: its checksum does not fit its content")
     try:
@@ -118,6 +119,7 @@ def read(path: Path) -> Checkpoint:
 def peek(path: Path) -> dict[str, Any] | None:
     """What a checkpoint says of its run, without reading and verifying all of it; None where that much is damaged."""
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})["meta"])
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError, MemoryError):

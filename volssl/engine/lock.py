@@ -6,23 +6,36 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from volssl.errors import RunError
+from volssl.regular import IrregularError, links, open_own
+
+LOCK = "lock"
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, ours: Iterable[str] = ()) -> Iterator[None]:
     """Hold ``folder/lock`` for writing; the file stays, the lock does not.
 
+    Args:
+        ours: what is written in the folder (* for any letters), which may itself be a link, but nothing in there: what
+            is written would land elsewhere.
+
     Raises:
-        RunError: another process holds it, and the message says which and where; or the folder cannot be written.
+        RunError: another process holds it, and the message says which and where; or the folder cannot be written, or
+            there is a link in it.
     """
+    if link := next(links(folder, (LOCK, *ours)), None):
+        what = f"{link} is a symbolic link, through which it would be written elsewhere"
+        raise RunError(f"output: {what}: put the file or folder itself there, or remove it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except IrregularError as problem:
+        raise RunError(f"output: {folder / LOCK}: {problem.strerror}: remove it") from None
     except OSError as problem:
         raise RunError(f"output: {folder} cannot be written ({problem.strerror}): give another folder") from None
     try:

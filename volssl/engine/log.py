@@ -22,6 +22,7 @@ from volssl.errors import RunError
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+BOARD = "tensorboard"  # its folder
 # A plain line comes every 10 s, later every twentieth of the run's age: 170 in three days.
 PAUSE, SHARE = 10.0, 0.05
 WINDOW = 50  # logged steps over which the speed is averaged
@@ -260,7 +261,7 @@ def _tensorboard(folder: Path, done: int) -> SummaryWriter:
     except ImportError:
         raise RunError("loop.tensorboard: not installed: pip install 'volssl[tensorboard]', or set false") from None
     with _nameless_machine():
-        return SummaryWriter(folder / "tensorboard", purge_step=done + 1)
+        return SummaryWriter(folder / BOARD, purge_step=done + 1)
 
 
 @contextmanager

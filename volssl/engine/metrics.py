@@ -12,6 +12,7 @@ from typing import Any
 
 from volssl.engine.checkpoint import free
 from volssl.errors import RunError
+from volssl.regular import LARGE, IrregularError, open_own, read_regular
 from volssl.whole import replace_file
 
 NAME = "metrics.jsonl"
@@ -34,7 +35,9 @@ class Metrics:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             truncate(self.path, done)
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._descriptor = open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        except IrregularError as problem:
+            raise RunError(f"{self.path}: cannot be used: {problem.strerror}: move it away") from None
         except OSError as problem:
             raise RunError(self._says(problem)) from None
 
@@ -92,7 +95,7 @@ def truncate(path: Path, done: int) -> None:
     """Keep the lines of steps up to ``done``; a torn line, as a killed process leaves it, goes."""
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_regular(path, LARGE).decode("utf-8", errors="replace")
     kept = "".join(line for line in text.splitlines(keepends=True) if _step(line) <= done)
     if kept == text:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from volssl.data.slide_config import SlideConfig
 from volssl.errors import DataError
 from volssl.models import BackboneConfig
 from volssl.names import typed
+from volssl.regular import IrregularError, read_regular
 from volssl.schema import Schema
 
 Size = tuple[Annotated[int, Field(ge=1, le=2**16)], ...]
@@ -161,7 +163,7 @@ class Card(Schema):
 
 def aside(folder: Path) -> Path:
     """Where the old folder is while the new one takes its place."""
-    folder = folder.resolve()
+    folder = Path(os.path.abspath(folder))  # of a link, beside the link
     return folder.parent / f".{folder.name}.old"
 
 
@@ -178,7 +180,10 @@ def read_card(path: str | Path) -> Card:
     """
     folder = found_folder(Path(path))
     try:
-        text = (folder / CARD).read_bytes()
+        text = read_regular(folder / CARD)
+    except IrregularError as e:
+        what = f"{CARD} cannot be read ({e.strerror}): copy the folder again"
+        raise DataError("encoder", what, typed(folder)) from None
     except OSError:
         inside = sorted(str(card.parent) for card in folder.glob(f"*/{CARD}"))
         advice = f"name one of {', '.join(inside)}" if inside else "give the encoder/ folder of a run"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -29,8 +29,10 @@ from volssl.data.seen import SeenItems
 from volssl.errors import DataError
 from volssl.evaluation.card import CARD, Card, aside, found_folder, read_card
 from volssl.names import typed
+from volssl.regular import LARGE, read_regular
 from volssl.types import Features
 from volssl.views.views import whole
+from volssl.whole import remove
 
 WEIGHTS, ITEMS = "model.safetensors", "items.safetensors"
 
@@ -130,8 +132,8 @@ def save_encoder(folder: str | Path, encoder: nn.Module, card: Card, items: Seen
     """Write ``model.safetensors``, ``card.json`` and ``items.safetensors`` as one: whenever it dies, they are whole.
 
     The old folder stands aside, beside the new one, for the moment between two renames in which there is none;
-    ``load_encoder`` looks there too, and the next save puts it back first. A method that keeps two encoders writes two
-    sub-folders, named as in ``Method.encoders``.
+    ``load_encoder`` looks there too, and the next save puts it back first. Of a link, the link is replaced, and what it
+    leads to is left alone. A method that keeps two encoders writes two sub-folders, named as in ``Method.encoders``.
 
     Args:
         encoder: the network, as ``card.backbone`` builds it (not an ``Encoder``). items: what it was trained on, of
@@ -139,25 +141,26 @@ def save_encoder(folder: str | Path, encoder: nn.Module, card: Card, items: Seen
     """
     if items is not None and card.fingerprint is None:
         raise ValueError("a list of items needs a card with a fingerprint")
-    folder = Path(folder).resolve()
+    folder = Path(os.path.abspath(folder))
     seen = items.to_bytes() if items else b""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     weights = safetensors.torch.save(state)
     signed = card.signed(hashlib.sha256(weights).hexdigest(), hashlib.sha256(seen).hexdigest() if seen else "")
     fresh, old = folder.parent / f".{folder.name}.new", aside(folder)
-    if old.exists() and not folder.exists():
+    if old.exists() and not os.path.lexists(folder):
         old.rename(folder)
     for left in (fresh, old):
-        shutil.rmtree(left, ignore_errors=True)
+        remove(left)
     fresh.mkdir(parents=True)
     _write(fresh / WEIGHTS, weights)
     if seen:
         _write(fresh / ITEMS, seen)
     _write(fresh / CARD, (signed.model_dump_json(indent=2) + "\n").encode())
-    if folder.exists():
+    if os.path.lexists(folder):
         folder.rename(old)
     fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        remove(old)
 
 
 def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
@@ -169,7 +172,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     folder = found_folder(Path(path))
     card = read_card(folder)
     try:
-        weights = (folder / WEIGHTS).read_bytes()
+        weights = read_regular(folder / WEIGHTS, LARGE)
     except OSError as e:
         raise DataError(
             "encoder", f"{WEIGHTS} cannot be read ({e.strerror}): copy the folder again", typed(folder)
@@ -199,7 +202,7 @@ def load_items(path: str | Path) -> SeenItems | None:
     if fingerprint is None or not fingerprint.items:
         return None
     try:
-        content = (folder / ITEMS).read_bytes()
+        content = read_regular(folder / ITEMS, LARGE)
     except OSError as e:
         what = f"{ITEMS}, the list of what it was trained on, cannot be read ({e.strerror})"
         raise DataError("encoder", f"{what}: copy the whole folder again", typed(folder)) from None

@@ -6,7 +6,6 @@ import copy
 import io
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from volssl.evaluation.bundle import METADATA, MODEL, Bundle, bundle_run, compar
 from volssl.evaluation.card import CARD, Card
 from volssl.evaluation.encoder import Encoder
 from volssl.models.vit import ViT, resample_positions
+from volssl.whole import remove
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
@@ -246,7 +246,7 @@ def _put_in_place(out: Path, *, folder: bool) -> Iterator[Path]:
         raise ConfigError(f"{out} {what}")
     fresh = out.parent / f".{out.name}.new"
     try:
-        _remove(fresh)
+        remove(fresh)
         out.parent.mkdir(parents=True, exist_ok=True)
         yield fresh
         os.replace(fresh, out)
@@ -254,14 +254,7 @@ def _put_in_place(out: Path, *, folder: bool) -> Iterator[Path]:
         raise ConfigError(f"{out} cannot be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):
-            _remove(fresh)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            remove(fresh)
 
 
 def _write(path: Path, content: bytes) -> None:

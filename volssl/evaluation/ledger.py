@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from volssl import __version__
+from volssl.regular import LARGE, read_regular
 from volssl.whole import whole
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -59,7 +60,7 @@ def _signed(content: bytes) -> bytes:
 
 def _read(path: Path) -> Arrays | None:
     try:
-        signed = path.read_bytes()
+        signed = read_regular(path, LARGE)
         content = signed[hashlib.sha256().digest_size :]
         return safetensors.numpy.load(content) if _signed(content) == signed else None
     except (OSError, SafetensorError):

@@ -14,6 +14,7 @@ from volssl.evaluation.card import Card
 from volssl.evaluation.splits import LEAST
 from volssl.evaluation.target import Groups, Ints
 from volssl.names import private, typed, withheld
+from volssl.regular import LARGE, read_regular
 from volssl.types import Item, Source
 
 SPLITS = ("train", "valid")
@@ -148,7 +149,7 @@ def _read_csv(path: Path) -> dict[str, int]:
 def _read_pairs(path: Path, wanted: str, good: Callable[[str], bool]) -> dict[str, str]:
     """exam -> value of a headerless table."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular(path, LARGE).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise DataError("layout", f"no such file: MRNet has headerless lines {wanted}", typed(path)) from None
     values: dict[str, str] = {}

@@ -22,6 +22,7 @@ from volssl.models import BackboneConfig, ResNetConfig, ViTConfig
 from volssl.models.cost import BLOCKS
 from volssl.models.weights_file import read_weights
 from volssl.names import one_line
+from volssl.regular import LARGE, IrregularError, read_regular
 
 if TYPE_CHECKING:
     from volssl.models.timm_model import Timm
@@ -178,11 +179,13 @@ _FORMS: tuple[_Form, ...] = (
 def _own(folder: Path) -> Published:
     """An encoder that was trained here: its card says what it is."""
     try:
-        card = json.loads((folder / "card.json").read_bytes())
-        content = (folder / "model.safetensors").read_bytes()
+        card = json.loads(read_regular(folder / "card.json"))
+        content = read_regular(folder / "model.safetensors", LARGE)
         backbone = TypeAdapter(BackboneConfig).validate_json(json.dumps(card["backbone"]))
         whole = hashlib.sha256(content).hexdigest() == card["sha256"]
         tensors = load(content)
+    except IrregularError as error:
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}): copy the folder again") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ConfigError(
             f"{folder}: holds no encoder (card.json, model.safetensors): give the folder of one"

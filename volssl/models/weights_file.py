@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickletools
 import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +13,11 @@ from safetensors.torch import load_file
 from torch.serialization import safe_globals
 
 from volssl.errors import ConfigError
+from volssl.models.pickled import RefusedError, names
 from volssl.names import one_line
+from volssl.regular import open_regular
 
-_DEPTH = 20  # of mappings in one another, in which tensors are looked for
 _PICKLES = 4  # before its storages, a file of torch < 1.6 has a magic number, a version, the system and the content
-
-
-class _RefusedError(Exception):
-    """What is wrong with a file, in words."""
 
 
 class _StandIn:
@@ -56,7 +51,7 @@ def read_weights(path: Path) -> dict[str, object]:
     except Exception as error:  # a damaged or hostile pickle can raise anything
         known = isinstance(error, OSError) and error.strerror
         reason = f"{known}: give the path of a file" if known else "it is damaged, or holds more than tensors"
-        reason = str(error) if isinstance(error, _RefusedError) else reason
+        reason = str(error) if isinstance(error, RefusedError) else reason
         raise ConfigError(f"{path}: cannot be read as weights: {reason}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: holds a {type(found).__name__}, not weights: give a state dict")
@@ -64,18 +59,16 @@ def read_weights(path: Path) -> dict[str, object]:
 
 
 def _read(path: Path) -> object:
-    if path.exists() and not path.is_file():
-        raise _RefusedError("it is no regular file")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(9)
         if start.endswith(b"{"):  # the header of safetensors, after its length
             return load_file(path)
         file.seek(0)
         if zipped := start.startswith(b"PK"):
             _require_stored(file)
-        names = _names(file, zipped=zipped)
+        named = _names(file, zipped=zipped)
         file.seek(0)
-        with safe_globals([(_StandIn, name) for name in names]):
+        with safe_globals([(_StandIn, name) for name in named]):
             # Said aloud: where it is not, an environment variable may make torch run what a pickle asks for.
             found = torch.load(file, map_location="cpu", weights_only=True)
     _require_held(found, path.stat().st_size)
@@ -88,35 +81,29 @@ def _require_stored(file: IO[bytes]) -> None:
         members = archive.infolist()
     held = file.seek(0, 2)
     if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > held:
-        raise _RefusedError("its members are compressed or claim more than it holds: save it with torch.save")
+        raise RefusedError("its members are compressed or claim more than it holds: save it with torch.save")
     file.seek(0)
 
 
-def _require_held(found: object, size: int, depth: int = 0) -> None:
+def _require_held(found: object, size: int) -> None:
     """No tensor claims more bytes than the file has, as one that repeats its numbers can."""
-    if isinstance(found, torch.Tensor):
-        if found.layout != torch.strided or found.numel() * found.element_size() > size:
-            raise _RefusedError("a tensor in it claims more numbers than it holds")
-    elif depth < _DEPTH and isinstance(found, Mapping | list | tuple):
-        for one in found.values() if isinstance(found, Mapping) else found:
-            _require_held(one, size, depth + 1)
+    waiting, met = [found], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in met:  # a list may stand in a list ten times, and that again: each is looked into once
+            continue
+        met.add(id(one))
+        if isinstance(one, torch.Tensor):
+            if one.layout != torch.strided or one.numel() * one.element_size() > size:
+                raise RefusedError("a tensor in it claims more numbers than it holds")
+        elif isinstance(one, Mapping | list | tuple):
+            waiting += one.values() if isinstance(one, Mapping) else one
 
 
 def _names(file: IO[bytes], zipped: bool) -> set[str]:
-    """The classes and functions that the pickle names, found by disassembling it."""
+    """The classes and functions that its pickles name."""
     if not zipped:
-        return set().union(*(_globals(file) for _ in range(_PICKLES)))
+        return set().union(*(names(file) for _ in range(_PICKLES)))
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        return set().union(*(_globals(archive.open(name)) for name in pickles))
-
-
-def _globals(pickle: IO[bytes]) -> set[str]:
-    found: set[str] = set()
-    for operation, argument, _ in pickletools.genops(pickle):
-        if operation.name == "GLOBAL":
-            module, _, name = str(argument).partition(" ")
-            # torch.save writes the names of Python 2, and torch.load knows today's name of some of them
-            today = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-            found |= {f"{module}.{name}", ".".join(today)}
-    return found
+        return set().union(*(names(archive.open(name)) for name in pickles))
