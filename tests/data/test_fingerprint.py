@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from pathlib import Path
 
@@ -69,3 +70,11 @@ def test_two_runs_share_a_memory_and_a_cut_line_harms_no_other(tmp_path: Path) -
     two.remember(OTHER, "2" * 64)
     both = Memory(path)
     assert (both.recall(OLD), both.recall(OTHER)) == ("1" * 64, "2" * 64)
+
+
+def test_a_name_that_is_not_utf_8_is_a_name(tmp_path: Path) -> None:
+    """As archives of old leave it."""
+    file = tmp_path / os.fsdecode(b"M\xfcller.png")
+    file.write_bytes(b"pixels")
+    assert stamp([file]) == stamp([file])
+    assert stamp([file]).digest != stamp([file.rename(tmp_path / os.fsdecode(b"M\xfdller.png"))]).digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ def stamp(files: Sequence[Path]) -> Stamp:
     for file in files:
         with reached(file):
             s = file.stat()
-        state.update(f"{file.absolute()}\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n".encode())
+        state.update(os.fsencode(file.absolute()))
+        state.update(f"\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n".encode())
         newest = max(newest, s.st_ctime_ns)
     return Stamp(state.hexdigest(), time.time_ns() - newest > SETTLED_NS)
 
