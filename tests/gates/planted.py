@@ -164,7 +164,8 @@ def folder_of(kind: str, root: Path, items: int = 8) -> Path:
     """A folder of ``items`` sound images of a kind and some that are none, under planted names.
 
     ``labels.csv`` names the sound ones, ``all.csv`` the broken and the odd ones too. Of NIfTI files all have masks,
-    which are images of the folder as well. The name of one, and of its folder, is not UTF-8: no table names it.
+    which are images of the folder as well. Two have names that are not UTF-8; of one the folder has, too, which no
+    table can name.
     """
     word, rng = Planted(), np.random.default_rng(len(kind))
     root.mkdir(parents=True)
@@ -173,7 +174,7 @@ def folder_of(kind: str, root: Path, items: int = 8) -> Path:
     odd = ODD.get(kind, [])
     for i in range(items + 1 + len(odd)):
         where = root / f"{word()} {kind}" / f"{word()}^{i}"
-        files = list(_made(kind, where, word, rng))
+        files = list(_made(kind, where, word, rng, "" if i else NOT_UTF_8))
         if i == items:
             broken(files[0])
         elif i > items:
