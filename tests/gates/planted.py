@@ -210,3 +210,16 @@ def _made(kind: str, where: Path, word: Planted, rng: np.random.Generator, more:
     else:
         stained = rng.integers(90, 190, (96, 96, 3)) - np.array([0, 60, 0])
         yield slide(where / f"{word()}{more}.tif", word, stained)
+
+
+def texts(root: Path) -> Iterator[str]:
+    """What a name below a root, a path, a patient or a word of a header may be hashed from."""
+    yield from (f"{WORD}{number:02}" for number in range(COUNT))
+    yield from (DATE, UID, USER, *(f"{UID}.{last}" for last in (1, 2, 7)))
+    for path in root.rglob("*"):
+        yield from (path.name, path.stem, str(path))
+        parts = path.relative_to(root).parts
+        yield from ("/".join(parts[first:]) for first in range(len(parts)))
+    for table in root.rglob("all.csv"):
+        with table.open(newline="") as file:
+            yield from (cell for row in csv.DictReader(file) for cell in row.values() if WORD in cell)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def size(trimmed: int, full: int) -> int:
+def size(trimmed: T, full: T) -> T:
     """The one of the two that is asked for."""
     return full if os.environ.get("VOLSSL_GATES") == "full" else trimmed
