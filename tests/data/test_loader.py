@@ -231,7 +231,7 @@ def test_workers_that_never_come_to_an_item_stop_the_run() -> None:
 def test_a_fault_of_the_program_shows_where_it_is(fault: str, says: str, capfd: pytest.CaptureFixture[str]) -> None:
     """In the process that asked; the loader process itself prints nothing."""
     with pytest.raises(RuntimeError, match=rf"(?s)in a loader process.*__getitem__.*{says}"):
-        lost(Numbers(10, **{fault: 3}))
+        lost(Numbers(10, once=None, **{fault: 3}))
     assert "a fault" not in capfd.readouterr().err
 
 

@@ -20,6 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SecondaryCapture
 from tests.data import tiff
 
 WORD = "ZZPHI7"  # every planted word begins so; two more digits tell which of the forty it is
+CODEC = "Fax4Decode"  # so begins what libtiff prints past Python
 DATE, UID = "18471203", "1.2.826.0.1.3680043.9.71711871"
 WORDS = (WORD, DATE, UID)
 COUNT = 40
@@ -130,6 +131,15 @@ def png(path: Path, word: Planted, pixels: np.ndarray[Any, Any]) -> Path:
     return path
 
 
+def fax(path: Path, pixels: np.ndarray[Any, Any]) -> Path:
+    """A picture whose code is damaged, of which libtiff itself says so on stderr."""
+    Image.fromarray((pixels > 450).astype(np.uint8) * 255).convert("1").save(path, compression="group4")
+    content = np.frombuffer(path.read_bytes(), np.uint8).copy()
+    content[16:48] ^= 0x5A
+    path.write_bytes(content.tobytes())
+    return path
+
+
 def video(path: Path, word: Planted, frames: np.ndarray[Any, Any]) -> Path:
     """With words in what the container says of itself."""
     import av
@@ -171,6 +181,8 @@ def folder_of(kind: str, root: Path, items: int = 8) -> Path:
     root.mkdir(parents=True)
     rows: list[list[str]] = []
     list(_made(kind, root / f"{word()} {NOT_UTF_8}" / f"{word()}^{NOT_UTF_8}", word, rng, NOT_UTF_8))
+    if kind == "png":
+        fax(root / f"{word()}.tif", rng.integers(0, 900, (SIDE, SIDE)))
     odd = ODD.get(kind, [])
     for i in range(items + 1 + len(odd)):
         where = root / f"{word()} {kind}" / f"{word()}^{i}"

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.gates.forked import REPOSITORY, Forks
-from tests.gates.planted import COUNT, USER, WORD, WORDS, folder_of, texts
+from tests.gates.planted import CODEC, COUNT, USER, WORD, WORDS, folder_of, texts
 from tests.gates.record import record
 from tests.gates.scan import Scanner
 from tests.gates.sizes import size
@@ -77,7 +77,7 @@ class Life:
         self.said, self.steps = place / "said.txt", 0
         for kind in data:
             folder_of(kind, root / kind)
-        self.scanner = Scanner((*WORDS, sys.prefix, str(REPOSITORY)), texts(root))
+        self.scanner = Scanner((*WORDS, CODEC, sys.prefix, str(REPOSITORY)), texts(root))
         self.found: list[str] = []
         self.moments = random.Random(len(data))
 
