@@ -5,7 +5,9 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import os
 import pickle
+import subprocess
 import sys
 import threading
 import warnings
@@ -133,6 +135,16 @@ def test_logs_warnings_and_threads_say_where_and_not_what(
     assert "a library" in told
     assert "lib/a.py:3: UserWarning" in told
     assert "ValueError: [withheld]" in told
+
+
+def test_what_is_written_past_python_goes_nowhere_and_its_own_lines_stay() -> None:
+    """As libtiff does, of a process that reads."""
+    said = "import os, sys; os.write(2, b'Jane'); print('lib/a.py: a warning', file=sys.stderr)"
+    program = f"from volssl.silence import quieten_codecs; quieten_codecs(); {said}"
+    for visible in ("", "1"):
+        environ = {**os.environ, names.SHOW: visible}
+        told = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+        assert told.stderr == ("Jane" if visible else "") + "lib/a.py: a warning\n"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -28,6 +29,17 @@ def quieten() -> None:
     sys.excepthook = lambda _kind, error, _trace: tell(error)
     threading.excepthook = lambda told: tell(told.exc_value) if told.exc_value else None
     sys.unraisablehook = lambda told: tell(told.exc_value) if told.exc_value else None
+
+
+def quieten_codecs() -> None:
+    """As ``quieten``; and let what is written past Python, as libraries in C do, go nowhere in this process."""
+    quieten()
+    if visible():
+        return
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def tell(error: BaseException, file: TextIO | None = None) -> None:

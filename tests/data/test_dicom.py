@@ -20,10 +20,12 @@ from pydicom.data import get_testdata_file
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
+from tests.gates.planted import spoil
 from volssl.data import dicom_pixels
 from volssl.data.dicom import DicomReader, find_volumes, read_volume
 from volssl.data.header import is_dicom
 from volssl.errors import DataError
+from volssl.names import SHOW
 
 STEP = 3.0
 DISTANCES = [STEP * i for i in range(5)]
@@ -135,6 +137,46 @@ def test_series_of_one_number_keep_their_own_names(make_slice: Make, save_all: S
     two = [make_slice(d, SeriesInstanceUID=uid) for uid in ("1.2.3", "1.2.4") for d in DISTANCES]
     found, _ = find_volumes(save_all(tmp_path, two))
     assert [volume.suffix for volume in found] == ["4", "4~2"]
+
+
+@pytest.mark.parametrize("planted", ["DOE^JANE", "18881103"])
+def test_what_stands_where_a_number_should_is_not_told(
+    planted: str, make_slice: Make, save_all: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name, or what may be a date, in the number of a lone slice, of a faulty series, of a size, of a scale."""
+    fields = {"SeriesNumber": "00000004", "PixelSpacing": [1.0001, 1.5], "RescaleSlope": "0.500000"}
+    messages = []
+    monkeypatch.delenv(SHOW)
+    for keyword, value in fields.items():
+        (file,) = save_all(tmp_path / keyword, [make_slice(0, **{keyword: value})])
+        spoil(file, keyword, planted)
+        found, errors = find_volumes([file])
+        assert not found
+        messages += [str(error) for error in errors]
+    (file,) = save_all(tmp_path / "both", [make_slice(0, SeriesNumber="00000004", Rows=0)])
+    spoil(file, "SeriesNumber", planted)
+    messages += [str(error) for error in find_volumes([file])[1]]
+    assert len(messages) == 4
+    assert "series unnumbered: one slice" in messages[0]
+    assert messages[3].endswith("in series unnumbered)")
+    assert not any(planted in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"PixelSpacing": [18881103, 1]}, "1.888e+07 x 1 mm"),
+        ({"ImageOrientationPatient": [18881103, 0, 0, 0, 1, 0]}, "bad_orientation"),
+        ({"RescaleSlope": 18881103000}, "slope 1.888e+10"),
+        ({"NumberOfFrames": 18881103}, "1.888e+07 x 6 x 8"),
+    ],
+)
+def test_of_numbers_that_may_be_dates_four_digits_are_told(
+    change: dict[str, Any], says: str, make_slice: Make, save_all: Save, tmp_path: Path
+) -> None:
+    _, (error,) = find_volumes(save_all(tmp_path, [make_slice(0, **change)]))
+    assert says in str(error)
+    assert "18881103" not in str(error)
 
 
 def test_localizers_strays_and_objects_without_pixels_are_left_out(

@@ -169,6 +169,12 @@ def test_arrays_that_are_no_stack_are_refused(array: np.ndarray, code: str, tmp_
     assert caught.value.code == code
 
 
+def test_what_the_fields_of_a_structure_are_called_is_not_told(tmp_path: Path) -> None:
+    array = np.zeros((2, 3, 4), [("Jane Doe", "<i2")])
+    with pytest.raises(DataError, match="voxels of type a structure of fields: real numbers"):
+        load(Found("a", "npy", (write_array(tmp_path / "a.npy", array),)))
+
+
 def test_a_truncated_array_is_refused(tmp_path: Path) -> None:
     path = write_array(tmp_path / "a.npy", np.zeros((2, 3, 4)))
     path.write_bytes(path.read_bytes()[:-9])

@@ -81,3 +81,11 @@ def test_a_memory_is_a_file_of_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "theirs").read_text() == "kept"
     with pytest.raises(RunError, match=r"pipe cannot be used .it is no regular file.: delete it"):
         Memory(tmp_path / "pipe")
+
+
+def test_a_name_that_is_not_utf_8_is_a_name(tmp_path: Path) -> None:
+    """As archives of old leave it."""
+    file = tmp_path / os.fsdecode(b"M\xfcller.png")
+    file.write_bytes(b"pixels")
+    assert stamp([file]) == stamp([file])
+    assert stamp([file]).digest != stamp([file.rename(tmp_path / os.fsdecode(b"M\xfdller.png"))]).digest

@@ -21,6 +21,7 @@ from volssl.data.picture import flat
 from volssl.errors import DataError
 
 REGION = (3, 4)
+FIELDS = np.zeros(2, [("Jane Doe", "<i2")])
 
 
 def numbers(seed: int, shape: tuple[int, ...] = REGION) -> np.ndarray[Any, Any]:
@@ -114,6 +115,12 @@ def test_beyond_the_cache_a_row_is_made_anew(archive: Path) -> None:
             "of 0 to 0",
         ),
         ({"train_images": numbers(0, (2, 3, 4)), "train_labels": np.zeros(3, int)}, {}, "labels are 3 of type"),
+        (
+            {"train_images": FIELDS, "train_labels": np.zeros(2, int)},
+            {},
+            r"train_images is a structure of fields \(2,\)",
+        ),
+        ({"train_images": numbers(0, (2, 3, 4)), "train_labels": FIELDS}, {}, "train_labels is a structure of fields"),
         ({"train_images": np.array([{}]), "train_labels": np.zeros(1, int)}, {}, "npz: ValueError"),
     ],
 )
@@ -124,6 +131,7 @@ def test_an_archive_of_something_else_is_one_line(
     with pytest.raises(DataError, match=says) as caught:
         build(tmp_path / "x.npz", **fields)
     assert "\n" not in str(caught.value)
+    assert "Jane" not in str(caught.value)
 
 
 def test_one_of_several_label_columns(tmp_path: Path) -> None:

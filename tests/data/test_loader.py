@@ -21,6 +21,10 @@ from volssl.errors import ConfigError, DataError, RunError
 from volssl.types import Item, Samples
 
 
+class Panic(BaseException):
+    """As native codecs raise."""
+
+
 class Numbers:
     """``n`` items whose voxels are their index; one may be broken, hang or kill its process, if need be only once."""
 
@@ -46,6 +50,8 @@ class Numbers:
             raise MemoryError
         if fault == "faulty":
             raise KeyError("a fault")
+        if fault == "panics":
+            raise Panic("a fault")
         return Item(torch.full((1, 2, 3, 3), float(i)), (1, 1, 1), str(i), label=i % 3)
 
 
@@ -221,9 +227,12 @@ def test_workers_that_never_come_to_an_item_stop_the_run() -> None:
         lost(Deadly(10))
 
 
-def test_a_fault_of_the_program_shows_where_it_is() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)in a loader process.*__getitem__.*KeyError: 'a fault'"):
-        lost(Numbers(10, faulty=3))
+@pytest.mark.parametrize(("fault", "says"), [("faulty", "KeyError: 'a fault'"), ("panics", "Panic: a fault")])
+def test_a_fault_of_the_program_shows_where_it_is(fault: str, says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """In the process that asked; the loader process itself prints nothing."""
+    with pytest.raises(RuntimeError, match=rf"(?s)in a loader process.*__getitem__.*{says}"):
+        lost(Numbers(10, once=None, **{fault: 3}))
+    assert "a fault" not in capfd.readouterr().err
 
 
 def test_stopping_early_leaves_no_process_behind() -> None:

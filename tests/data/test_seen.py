@@ -64,6 +64,23 @@ def test_a_run_makes_its_key_once_for_its_owner(tmp_path: Path) -> None:
     assert key_mark(run_key(tmp_path / "other")) != key_mark(key)
 
 
+def test_a_key_that_others_may_read_is_made_its_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is refused, it is one line."""
+    key = run_key(tmp_path)
+    (tmp_path / "ids.key").chmod(0o644)
+    assert read_key(tmp_path / "ids.key") == key
+    assert stat.S_IMODE((tmp_path / "ids.key").stat().st_mode) == 0o600
+    (tmp_path / "ids.key").chmod(0o640)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with pytest.raises(DataError, match=r"key: others may read it, .*\(Operation not permitted\): chmod 600") as error:
+        read_key(tmp_path / "ids.key")
+    assert "\n" not in str(error.value)
+
+
 def test_what_a_kill_left_is_no_key(tmp_path: Path) -> None:
     """Half a key, readable by all, under the temporary name: the key is another, and its owner's alone."""
     (tmp_path / ".ids.key.new").write_text("ab" * 16)

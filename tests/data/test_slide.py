@@ -164,6 +164,7 @@ def test_refused_slides_are_listed_with_a_reason(folder: Path) -> None:
         "coarse.tif": "mpp", "far.tif": "slide", "glass.tif": "no_tissue", "small.tif": "too_small", "text.svs": "slide"
     }  # fmt: skip
     assert all("\n" not in str(error) for error in source.bad)
+    assert {Path(error.where).parent for error in source.bad} == {folder}
     assert len(source) == 24
     with pytest.raises(DataError, match=r"5 of 6 items cannot be read") as caught:
         build(folder, tissue=0.5)

@@ -101,6 +101,20 @@ def test_a_row_may_name_a_folder_of_several_and_one_outside(tmp_path: Path) -> N
     assert source.labels == (0, 0, 0)
 
 
+def test_of_many_splits_a_few_are_told(cohort: Path, tmp_path: Path) -> None:
+    """What is called split may be a column of remarks."""
+    table = cohort / "labels.csv"
+    remarks = [f"{i}{'x' * 50}" for i in range(8)]
+    table.write_text("path,split\n" + "".join(f"{i}.npy,{remark}\n" for i, remark in enumerate(remarks)))
+    for split in (None, "train"):
+        with pytest.raises(DataError, match=r"0x{39}\.\.\., 1x.*, 4x{39}\.\.\. and 3 more") as caught:
+            build(table, tmp_path / "cache", split=split)
+        assert "5x" not in str(caught.value)
+    table.write_text(f"path,{remarks[0]},{remarks[0]}\n")
+    with pytest.raises(DataError, match=r"has two columns 0x{39}\.\.\.: rename one"):
+        build(table, tmp_path / "cache")
+
+
 def test_a_row_whose_file_is_missing_is_named(cohort: Path, tmp_path: Path) -> None:
     table = cohort / "labels.csv"
     table.write_text("path,label\na.npy,x\nlost.npy,x\n")

@@ -407,7 +407,7 @@ def test_frames_of_one_colour_are_not_picked(folder: Path, name: str) -> None:
         source = pick(folder, frames)
         assert torch.equal(torch.stack([source[i].image for i in range(frames)], dim=1), tensor(clip, numbers))
     with pytest.raises(
-        DataError, match=rf"{name}: frames: 4 of 10 frames show anything, data\.frames asks for 5: lower"
+        DataError, match=rf"{folder / name}: frames: 4 of 10 frames show anything, data\.frames asks for 5: lower"
     ):
         pick(folder, 5)
     write(folder / "b.mkv", grey(5))

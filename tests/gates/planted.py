@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from PIL import Image, PngImagePlugin
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
@@ -19,6 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SecondaryCapture
 from tests.data import tiff
 
 WORD = "ZZPHI7"  # every planted word begins so; two more digits tell which of the forty it is
+CODEC = "Fax4Decode"  # so begins what libtiff prints past Python
 DATE, UID = "18471203", "1.2.826.0.1.3680043.9.71711871"
 WORDS = (WORD, DATE, UID)
 COUNT = 40
@@ -35,8 +37,18 @@ TEXTS = (
     *("PatientComments", "AdditionalPatientHistory", "PatientState", "RequestedProcedureDescription"),
 )
 DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "LastMenstrualDate")
+CODES = ("BodyPartExamined", "ScanningSequence", "SequenceVariant", "MRAcquisitionType", "ImageType")
 UIDS = ("StudyInstanceUID", "FrameOfReferenceUID", "InstanceCreatorUID", "DeviceUID")
 SIDE, DEPTH = 24, 8  # voxels of an image
+NOT_UTF_8 = os.fsdecode(b"M\xfcller")  # as archives of old leave it
+# Attributes for numbers that hold a word, or a date, in images and lone slices that are to be left out.
+ODD: dict[str, list[tuple[str, str]]] = {
+    "dicom": [
+        *(("SeriesNumber", WORD), ("SeriesNumber", DATE), ("InstanceNumber", WORD), ("RescaleSlope", WORD)),
+        ("PixelSpacing", DATE),
+    ],
+    "still": [("NumberOfFrames", WORD), ("NumberOfFrames", DATE), ("RescaleIntercept", WORD)],
+}
 
 
 class Planted:
@@ -56,8 +68,10 @@ def dicom(path: Path, word: Planted, pixels: np.ndarray[Any, Any], place: int = 
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID = MRImageStorage if volume else SecondaryCaptureImageStorage
     ds.SOPInstanceUID, ds.SeriesInstanceUID = f"{UID}.{abs(hash(path.name)) % 10**9}.{place}", f"{UID}.7"
-    ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "MR", 3, place + 1
-    for keyword in TEXTS:
+    # Numbers of eight characters, over which ``spoil`` can write a word.
+    ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "MR", "00000003", f"{place + 1:08}"
+    ds.NumberOfFrames, ds.RescaleSlope, ds.RescaleIntercept = "00000001", "1.000000", "0.000000"
+    for keyword in (*TEXTS, *CODES):
         setattr(ds, keyword, word())
     for keyword in DATES:
         setattr(ds, keyword, DATE)
@@ -83,6 +97,16 @@ def dicom(path: Path, word: Planted, pixels: np.ndarray[Any, Any], place: int = 
     return path
 
 
+def spoil(path: Path, keyword: str, text: str) -> None:
+    """Write a text of eight characters over an element's value, which no library would."""
+    ds = dcmread(path, stop_before_pixels=True)
+    element: Any = ds.get_item(keyword)
+    assert element.length >= len(text)
+    with path.open("r+b") as file:
+        file.seek(element.value_tell)
+        file.write(text.encode().ljust(element.length))
+
+
 def nifti(path: Path, word: Planted, voxels: np.ndarray[Any, Any]) -> Path:
     """With words in every text of the header, and in an extension."""
     image = nib.Nifti1Image(voxels.astype(np.int16), np.eye(4))
@@ -104,6 +128,15 @@ def png(path: Path, word: Planted, pixels: np.ndarray[Any, Any]) -> Path:
     exif[0x010E], exif[0x013B], exif[0x9286] = word(), word(), word()
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path, pnginfo=about, exif=exif)
+    return path
+
+
+def fax(path: Path, pixels: np.ndarray[Any, Any]) -> Path:
+    """A picture whose code is damaged, of which libtiff itself says so on stderr."""
+    Image.fromarray((pixels > 450).astype(np.uint8) * 255).convert("1").save(path, compression="group4")
+    content = np.frombuffer(path.read_bytes(), np.uint8).copy()
+    content[16:48] ^= 0x5A
+    path.write_bytes(content.tobytes())
     return path
 
 
@@ -138,19 +171,29 @@ def broken(path: Path) -> Path:
 
 
 def folder_of(kind: str, root: Path, items: int = 8) -> Path:
-    """A folder of ``items`` sound images of a kind and one that is broken, under planted names.
+    """A folder of ``items`` sound images of a kind and some that are none, under planted names.
 
-    ``labels.csv`` names the sound ones, ``all.csv`` the broken one too. Of NIfTI files both have masks, which are
-    images of the folder as well.
+    ``labels.csv`` names the sound ones, ``all.csv`` the broken and the odd ones too. Of NIfTI files all have masks,
+    which are images of the folder as well. Two have names that are not UTF-8; of one the folder has, too, which no
+    table can name.
     """
     word, rng = Planted(), np.random.default_rng(len(kind))
     root.mkdir(parents=True)
     rows: list[list[str]] = []
-    for i in range(items + 1):
+    list(_made(kind, root / f"{word()} {NOT_UTF_8}" / f"{word()}^{NOT_UTF_8}", word, rng, NOT_UTF_8))
+    if kind == "png":
+        fax(root / f"{word()}.tif", rng.integers(0, 900, (SIDE, SIDE)))
+    odd = ODD.get(kind, [])
+    for i in range(items + 1 + len(odd)):
         where = root / f"{word()} {kind}" / f"{word()}^{i}"
-        files = list(_made(kind, where, word, rng))
+        files = list(_made(kind, where, word, rng, "" if i else NOT_UTF_8))
         if i == items:
             broken(files[0])
+        elif i > items:
+            keyword, text = odd[i - items - 1]
+            spoil(files[0], keyword, word() if text == WORD else text)
+            for file in files[1:]:
+                file.unlink()
         mask = ""
         if kind == "nifti":
             inside = nifti(root / f"{word()} masks/{word()}.nii.gz", word, rng.integers(0, 3, (SIDE, SIDE, DEPTH)))
@@ -162,20 +205,33 @@ def folder_of(kind: str, root: Path, items: int = 8) -> Path:
     return root
 
 
-def _made(kind: str, where: Path, word: Planted, rng: np.random.Generator) -> Iterator[Path]:
-    """The files of one item, of which the first is the one to break."""
+def _made(kind: str, where: Path, word: Planted, rng: np.random.Generator, more: str = "") -> Iterator[Path]:
+    """The files of one item, of which the first is the one to break. more: of their names."""
     if kind == "dicom":
         slices = rng.integers(0, 900, (DEPTH, SIDE, SIDE))
-        files = [dicom(where / f"{word()}-{z}.dcm", word, plane, z) for z, plane in enumerate(slices)]
+        files = [dicom(where / f"{word()}-{z}{more}.dcm", word, plane, z) for z, plane in enumerate(slices)]
         yield from files
     elif kind == "nifti":
-        yield nifti(where / f"{word()}.nii.gz", word, rng.integers(0, 900, (SIDE, SIDE, DEPTH)))
+        yield nifti(where / f"{word()}{more}.nii.gz", word, rng.integers(0, 900, (SIDE, SIDE, DEPTH)))
     elif kind == "png":
-        yield png(where / f"{word()}.png", word, rng.integers(0, 255, (SIDE, SIDE, 3)))
+        yield png(where / f"{word()}{more}.png", word, rng.integers(0, 255, (SIDE, SIDE, 3)))
     elif kind == "still":
-        yield dicom(where / f"{word()}.dcm", word, rng.integers(0, 900, (SIDE, SIDE)), volume=False)
+        yield dicom(where / f"{word()}{more}.dcm", word, rng.integers(0, 900, (SIDE, SIDE)), volume=False)
     elif kind == "video":
-        yield video(where / f"{word()}.mp4", word, rng.integers(0, 255, (8, 32, 32, 3)))
+        yield video(where / f"{word()}{more}.mp4", word, rng.integers(0, 255, (8, 32, 32, 3)))
     else:
         stained = rng.integers(90, 190, (96, 96, 3)) - np.array([0, 60, 0])
-        yield slide(where / f"{word()}.tif", word, stained)
+        yield slide(where / f"{word()}{more}.tif", word, stained)
+
+
+def texts(root: Path) -> Iterator[str]:
+    """What a name below a root, a path, a patient or a word of a header may be hashed from."""
+    yield from (f"{WORD}{number:02}" for number in range(COUNT))
+    yield from (DATE, UID, USER, *(f"{UID}.{last}" for last in (1, 2, 7)))
+    for path in root.rglob("*"):
+        yield from (path.name, path.stem, str(path))
+        parts = path.relative_to(root).parts
+        yield from ("/".join(parts[first:]) for first in range(len(parts)))
+    for table in root.rglob("all.csv"):
+        with table.open(newline="") as file:
+            yield from (cell for row in csv.DictReader(file) for cell in row.values() if WORD in cell)

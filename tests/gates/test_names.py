@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
+import hashlib
 import io
 import json
 import logging
+import lzma
 import os
+import random
 import shutil
 import signal
 import sys
@@ -21,12 +25,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.gates.forked import REPOSITORY, Forks
-from tests.gates.planted import COUNT, USER, WORD, WORDS, folder_of
+from tests.gates.planted import CODEC, COUNT, USER, WORD, WORDS, folder_of, texts
 from tests.gates.record import record
-from tests.gates.scan import hits, in_bytes
+from tests.gates.scan import Scanner
 from tests.gates.sizes import size
 
 FLAT: dict[str, dict[str, Any]] = {  # of each kind, how it is read as pictures of three channels
@@ -56,7 +62,7 @@ def kinds(wanted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 class Life:
     """What becomes of a run, from its first step to what is made of its encoder. All of it is written below ``place``.
 
-    root: of the images, which lie elsewhere.
+    root: of the images, which lie elsewhere. found: what the scanner finds where a command was killed, and at the end.
     """
 
     def __init__(self, forks: Forks, place: Path, root: Path, data: dict[str, dict[str, Any]], **environ: str) -> None:
@@ -71,6 +77,9 @@ class Life:
         self.said, self.steps = place / "said.txt", 0
         for kind in data:
             folder_of(kind, root / kind)
+        self.scanner = Scanner((*WORDS, CODEC, sys.prefix, str(REPOSITORY)), texts(root))
+        self.found: list[str] = []
+        self.moments = random.Random(len(data))
 
     def command(self, *arguments: str, code: int = 0, before: str = "", given: Any = None) -> None:
         """Run it to its end, and check the code that it ends with."""
@@ -82,6 +91,21 @@ class Life:
         with self.said.open("a") as file:
             file.write(f"$ volssl {' '.join(arguments[:2])}\n")
         return self.forks.start(arguments, cwd=self.place / "work", said=self.said, environ=self.environ, **how)
+
+    def look(self) -> None:
+        """Scan all that was written."""
+        self.found += self.scanner.hits(self.place)
+
+    def killed(self, *arguments: str) -> None:
+        """Start it, end it at some early moment, look at what it leaves, and run it to its end."""
+        pid = self._start(*arguments)
+        while os.getpgid(pid) != pid:
+            time.sleep(0.01)
+        time.sleep(self.moments.uniform(0.1, 1.5))
+        os.killpg(pid, signal.SIGKILL)
+        assert self.forks.wait(pid) in (-signal.SIGKILL, 0)
+        self.look()
+        self.command(*arguments)
 
     def stopped(self, config: str, by: signal.Signals) -> int:
         """Train until some steps more are done, then send the signal; the code."""
@@ -143,8 +167,10 @@ class Life:
 
     def from_a_manifest(self, kind: str) -> None:
         """Indexed with a contact sheet, in full again by what is remembered, and trained on."""
-        for _ in range(size(1, 2)):
-            self.command("index", str(self.root / kind), "-o", f"{kind}-index.parquet", "--html", f"{kind}.html")
+        index = ["index", str(self.root / kind), "-o", f"{kind}-index.parquet", "--html", f"{kind}.html"]
+        self.killed(*index)
+        for _ in range(size(0, 1)):
+            self.command(*index)
         run = self.run(f"run-{kind}")
         run["data"] = {**self.data[kind], "root": f"{kind}-index.parquet", "region": run["data"]["region"]}
         run["loop"] |= {"steps": 2}
@@ -153,17 +179,20 @@ class Life:
         self.command("embed", f"run-{kind}/encoder", f"{kind}-index.parquet", *table)
 
     def all_of_it(self) -> None:
-        """Indexed, stopped, killed, resumed, evaluated, embedded, exported, failed."""
+        """Indexed, stopped, interrupted, killed, resumed, evaluated, embedded, exported, failed."""
         for kind in list(self.data)[: size(1, COUNT)]:
             self.from_a_manifest(kind)
         config = self.write("run.yaml", self.run())
         assert self.stopped(config, signal.SIGTERM) == 143
+        assert self.stopped(config, signal.SIGINT) == 130
         assert self.stopped(config, signal.SIGKILL) == -signal.SIGKILL
+        self.look()
         self.command("train", config)
+        run = size(self.command, self.killed)
         for kind in self.data:
-            self.command("evaluate", self.write(f"study-{kind}.yaml", self.study(kind)))
+            run("evaluate", self.write(f"study-{kind}.yaml", self.study(kind)))
             part = ["--part", str(list(self.data).index(kind))]
-            self.command("embed", "run/encoder", str(self.root / kind), "-o", f"{kind}.parquet", *part)
+            run("embed", "run/encoder", str(self.root / kind), "-o", f"{kind}.parquet", *part)
             self.command("embed", "run/encoder", str(self.root / kind / "all.csv"), "-o", f"{kind}-all.parquet", *part)
         if "nifti" in self.data:
             self.command("evaluate", self.write("study-masks.yaml", self.of_voxels()))
@@ -171,6 +200,7 @@ class Life:
             code = 2 if to == "monai-bundle" and len(self.data) > 2 else 0
             self.command("export", "run/encoder", "--to", to, code=code)
         self.failures(config)
+        self.look()
 
     def failures(self, config: str) -> None:
         """Whatever can be said of images that cannot be used, and faults of the program."""
@@ -237,14 +267,13 @@ def test_no_planted_word_is_in_any_output(wanted: dict[str, dict[str, Any]], for
     """Forty words x every kind, and a life that has everything in it."""
     life = Life(forks, tmp_path / "out", tmp_path / "images", kinds(wanted))
     life.all_of_it()
-    found = hits(tmp_path / "out", (*WORDS, sys.prefix, str(REPOSITORY)))
     files = sum(path.is_file() for path in (tmp_path / "out").rglob("*"))
     record(
         f"{COUNT} planted words x {', '.join(life.data)}",
-        f"{len(found)} hits in {files} files",
-        "0 hits; scanner 6/6",
+        f"{len(life.found)} hits in {files} files",
+        "0 hits; the scanner finds all that is planted for it",
     )
-    assert not found, "\n".join(found[:20])
+    assert not life.found, "\n".join(life.found[:20])
     assert files > 30
 
 
@@ -257,7 +286,7 @@ def test_where_names_are_shown_they_are_found(forks: Forks, tmp_path: Path) -> N
     run["loop"] |= {"steps": 4}
     life.command("train", life.write("run.yaml", run))
     life.command("embed", "run/encoder", str(life.root / "png"), "-o", "png.parquet")
-    found = hits(tmp_path / "out", WORDS)
+    found = Scanner(WORDS).hits(tmp_path / "out")
     assert any("said.txt" in hit for hit in found)
     assert any("png.parquet: parquet > raw" in hit for hit in found)
 
@@ -267,24 +296,46 @@ def packed(word: bytes) -> dict[str, bytes]:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("array.npy", b"numbers" + word)
-    text = zlib.compress(b"Author" + word)
-    chunk = len(text).to_bytes(4, "big") + b"zTXt" + text + bytes(4)
+    about = zlib.compress(b"Author" + word)
+    chunk = len(about).to_bytes(4, "big") + b"zTXt" + about + bytes(4)
     png = b"\x89PNG\r\n\x1a\n" + chunk
+    text = word.decode()
+    listed = io.BytesIO()
+    pq.write_table(pa.table({"files": [["a", text]]}), listed, compression="zstd")
+    long = os.urandom(5000)
+    digests = [hashlib.new(name, word).digest() for name in ("md5", "sha1", "sha256")]
     return {
         "raw": b"\xff\x00" + word + b"\xfe",
-        "utf-16": b"a" + word.decode().encode("utf-16-le") + word.decode().encode("utf-16-be"),
+        "utf-16": b"a" + text.encode("utf-16-le") + text.encode("utf-16-be"),
+        "utf-32": b"a" + text.encode("utf-32-le"),
         "hexadecimal": b"0x" + word.hex().encode(),
         "base64": b" ".join(base64.b64encode(bytes(before) + word + b"x") for before in range(3)),
+        "percent": b"file:///a%20b/%5" + f"{word[0]:x}"[1:].encode() + word[1:],
         "zip and gzip": gzip.compress(archive.getvalue()),
+        "a cut zip": archive.getvalue()[:-30],
+        "a cut gzip": gzip.compress(word + long)[:-2000],
+        "a damaged gzip": gzip.compress(word + long)[:-2000] + bytes(2000),
+        "zlib": b"header" + zlib.compress(word),
+        "xz": b"header" + lzma.compress(word),
+        "bzip2": bz2.compress(word),
+        "a list in a Parquet file": listed.getvalue(),
+        "a cut Parquet file": listed.getvalue()[:-20],
         "a picture in a page": b"<img src='data:image/png;base64," + base64.b64encode(png) + b"'>",
+        **{f"a hash of {len(one)} bytes": b"digest" + one for one in digests},
+        **{f"a hash of {len(one)} bytes in digits": one.hex().upper().encode() for one in digests},
+        **{f"{len(one)} bytes of a hash, cut": f'"{one.hex()[:16]}"'.encode() for one in digests},
     }
 
 
 def test_the_scanner_finds_what_was_planted_for_it() -> None:
     word = f"{WORD}12"
-    found = {how: in_bytes(content, (WORD,)) for how, content in packed(word.encode()).items()}
+    scanner = Scanner((WORD,), (word,))
+    found = {how: scanner.in_bytes(content) for how, content in packed(word.encode()).items()}
     assert all(found.values()), found
-    assert not any(in_bytes(content, (WORD,)) for content in packed(b"sound asleep").values())
+    assert not any(scanner.in_bytes(content) for content in packed(b"sound asleep").values())
     for before in range(3):
-        assert in_bytes(base64.b64encode(bytes(before) + word.encode() + b"x"), (WORD,)) == ["base64"]
-    record("the scanner of planted words", f"{sum(map(bool, found.values()))}/{len(found)} encodings", "6/6")
+        assert scanner.in_bytes(base64.b64encode(bytes(before) + word.encode() + b"x")) == ["base64"]
+    planted = len(found)
+    record(
+        "the scanner of planted words", f"{sum(map(bool, found.values()))}/{planted} encodings", f"{planted}/{planted}"
+    )

@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from volssl.data.array_file import array_header
+from volssl.data.array_file import array_header, type_name
 from volssl.data.fingerprint import stamp
 from volssl.data.image_config import SPLITS, ImageConfig
 from volssl.data.preflight import check_ratio, check_shape, guard, opened
@@ -119,8 +119,8 @@ def _labels(path: Path, split: str, count: int, column: int | None) -> list[int]
     labels = _array(path, f"{split}_labels")
     columns = labels.reshape(len(labels), -1).shape[1]
     if len(labels) != count or labels.dtype.kind not in "biu":
-        what = f"{split}_labels are {len(labels)} of type {labels.dtype}, not a whole number for each of {count} images"
-        raise DataError("labels", f"{what}: mend the file", str(path))
+        what = f"{split}_labels are {len(labels)} of type {type_name(labels.dtype)}"
+        raise DataError("labels", f"{what}, not a whole number for each of {count} images: mend the file", str(path))
     if (column is None and columns > 1) or (column or 0) >= columns:
         what = f"{split}_labels has {columns} columns: say which holds the class"
         raise DataError("labels", f"{what}, data.label_column of 0 to {columns - 1}", str(path))
@@ -136,7 +136,7 @@ def _array(path: Path, key: str) -> np.ndarray:
         _check_claims(path, key)
         array: np.ndarray = archive[key]
         if array.dtype.kind not in "biuf" or array.ndim == 0 or len(array) == 0:
-            raise DataError("npz", f"{key} is {array.dtype} {array.shape}: real numbers are read", str(path))
+            raise DataError("npz", f"{key} is {type_name(array.dtype)} {array.shape}: real numbers are read", str(path))
         return array
 
 

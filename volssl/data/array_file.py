@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,3 +18,8 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.ge
     if version not in read:
         raise ValueError(f"format {version} is not read")
     return read[version](file)
+
+
+def type_name(dtype: np.dtype[Any]) -> str:
+    """What a message may call a type: whoever made a structure gave names to its fields."""
+    return "a structure of fields" if dtype.kind == "V" else str(dtype)

@@ -16,7 +16,7 @@ from volssl.data.fingerprint import Stamp, fingerprint
 from volssl.data.processes import server
 from volssl.data.recipe import Entry, Recipe
 from volssl.errors import DataError
-from volssl.silence import quieten
+from volssl.silence import quieten_codecs
 
 SECONDS_PER_ITEM = 900.0  # a reader that takes longer hangs
 WAITING = 8  # tasks of a process that are handed over before it asks for them
@@ -116,7 +116,7 @@ def _do(task: Work[R]) -> R | DataError:
 
 def _in_processes(following: Next[R], workers: int) -> Iterator[tuple[int, R | DataError]]:
     """The processes come from a server that has loaded MONAI once."""
-    pool = ProcessPool(max_workers=workers, context=server([__name__]), initializer=quieten)
+    pool = ProcessPool(max_workers=workers, context=server([__name__]), initializer=quieten_codecs)
     futures: dict[Future[R | DataError], tuple[int, str]] = {}
     try:
         while True:

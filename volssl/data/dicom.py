@@ -21,6 +21,8 @@ from volssl.data.preflight import check_affine, check_shape, guard
 from volssl.data.series import affine, by_geometry, ordered, volumes, without_strays
 from volssl.errors import DataError
 
+NUMBERS = 10**5  # series are told by numbers below it
+
 
 @dataclass(frozen=True, slots=True)
 class Volume:
@@ -174,7 +176,7 @@ class _Series:
     """The slices of one series in one folder, and what is wrong with them."""
 
     def __init__(self, ds: Dataset) -> None:
-        self.name = str(ds.get("SeriesNumber") or 0)
+        self.name = _called(ds.get("SeriesNumber") or 0)
         self.description = str(ds.get("SeriesDescription") or "")
         self.files: list[Path] = []
         self.planes: list[Plane] = []
@@ -201,6 +203,11 @@ class _Series:
         files = tuple(dict.fromkeys(plane.file for plane in stack))
         frames = tuple((files.index(plane.file), plane.frame) for plane in stack)
         return Volume(files, frames, suffix, self.description)
+
+
+def _called(number: object) -> str:
+    """A series by its number; pydicom gives what is none as it stands there, and a long one may be a date or an id."""
+    return str(int(number)) if isinstance(number, int) and abs(number) < NUMBERS else "unnumbered"
 
 
 @contextmanager

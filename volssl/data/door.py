@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from volssl.data import dicom, nifti
-from volssl.data.array_file import array_header
+from volssl.data.array_file import array_header, type_name
 from volssl.data.header import is_dicom
 from volssl.data.picture import read_picture
 from volssl.data.preflight import check_claim, check_inside, check_shape, finite, guard, opened
@@ -247,7 +247,7 @@ def _read_array(path: Path) -> np.ndarray:
         if len(shape) != 3:
             raise DataError("dims", "not an array of slices x rows x columns: save one per file", str(path))
         if dtype.kind not in "biuf":
-            raise DataError("dtype", f"voxels of type {dtype}: real numbers are read", str(path))
+            raise DataError("dtype", f"voxels of type {type_name(dtype)}: real numbers are read", str(path))
         check_shape(shape, str(path))
         claimed = math.prod(shape) * dtype.itemsize
         check_claim(claimed, claimed, str(path))

@@ -38,7 +38,8 @@ def stamp(files: Sequence[Path]) -> Stamp:
     for file in files:
         with reached(file):
             s = file.stat()
-        state.update(f"{file.absolute()}\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n".encode())
+        state.update(os.fsencode(file.absolute()))
+        state.update(f"\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n".encode())
         newest = max(newest, s.st_ctime_ns)
     return Stamp(state.hexdigest(), time.time_ns() - newest > SETTLED_NS)
 

@@ -15,7 +15,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import JPEGExtended12Bit, UncompressedTransferSyntaxes
 
 from volssl.data.elements import End, check_cost
-from volssl.data.preflight import SPACING_MM, check_claim, check_shape, guard, opened
+from volssl.data.preflight import SPACING_MM, check_claim, check_shape, guard, opened, times
 from volssl.errors import DataError
 
 # What may tell apart slices at one position, in the order in which it is tried; enhanced name before classic.
@@ -159,7 +159,7 @@ def check_flat(ds: Dataset, path: Path) -> None:
     if is_mosaic(ds) or (count > 1 and "PerFrameFunctionalGroupsSequence" in ds):
         raise DataError("kind", "a volume in one file: use data.name: volume", str(path))
     if count > 1:
-        what = f"{count} frames, not one image"
+        what = f"{count:.4g} frames, not one image"
         raise DataError("kind", f"{what}: use data.name: video (frames: N makes 2D items), or volume", str(path))
 
 
@@ -222,7 +222,7 @@ def rescale(ds: Dataset, path: Path, frame: int = 0) -> tuple[float, float]:
         default if value is None else float(value) for value, default in zip(given, (1.0, 0.0), strict=True)
     )
     if not (0 < abs(slope) < 1e9 and abs(intercept) < 1e9):
-        raise DataError("bad_rescale", f"rescale slope {slope}, intercept {intercept}", str(path))
+        raise DataError("bad_rescale", f"rescale slope {slope:.4g}, intercept {intercept:.4g}", str(path))
     return slope, intercept
 
 
@@ -240,12 +240,13 @@ def _checked(plane: Plane) -> Plane:
     row, column = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
     products = [row @ row - 1, column @ column - 1, row @ column] if len(plane.orientation) == 6 else [np.inf]
     if not np.all(np.abs(products) < 1e-2):
-        raise DataError("bad_orientation", f"{plane.orientation} are no direction cosines: repair the header", where)
+        raise DataError("bad_orientation", "the orientation is not two direction cosines: repair the header", where)
     low, high = SPACING_MM
     if len(plane.spacing) != 2 or not all(low <= s <= high for s in plane.spacing):
-        raise DataError("bad_spacing", f"pixel spacing {plane.spacing} mm lies outside {low:g}..{high:g}", where)
+        told = times(plane.spacing)
+        raise DataError("bad_spacing", f"pixel spacing {told} mm lies outside {low:g}..{high:g}", where)
     if len(plane.position) != 3 or not np.isfinite(plane.position).all():
-        raise DataError("no_geometry", f"the position {plane.position} is not three numbers", where)
+        raise DataError("no_geometry", "the position is not three numbers", where)
     return plane
 
 

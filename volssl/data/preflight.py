@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -84,10 +84,15 @@ def check_shape(shape: Sequence[int], where: str) -> None:
         DataError: ``empty`` or ``too_large``.
     """
     if not shape or min(shape) < 1:
-        raise DataError("empty", f"the shape is {tuple(shape)}: export the image again", where)
+        raise DataError("empty", f"the shape is {times(shape)}: export the image again", where)
     if math.prod(shape) > MAX_VOXELS or max(shape) > MAX_SIDE:
         limits = f"{MAX_VOXELS:,} voxels, or {MAX_SIDE:,} along a side"
-        raise DataError("too_large", f"{tuple(shape)} is over {limits}: crop or split the image", where)
+        raise DataError("too_large", f"{times(shape)} is over {limits}: crop or split the image", where)
+
+
+def times(numbers: Iterable[float]) -> str:
+    """Numbers of a header, in four digits each: more may be a date."""
+    return " x ".join(f"{n:.4g}" for n in numbers)
 
 
 def check_claim(claimed: int, held: int, where: str) -> None:
@@ -127,7 +132,7 @@ def check_affine(affine: np.ndarray, where: str) -> None:
         low, high = SPACING_MM
         raise DataError(
             "bad_spacing",
-            f"voxels of {' x '.join(f'{s:.4g}' for s in size)} mm, not {low:g}..{high:g}: repair the header",
+            f"voxels of {times(size)} mm, not {low:g}..{high:g}: repair the header",
             where,
         )
     if abs(np.linalg.det(matrix / size)) < 1e-3:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from volssl.data.identity import BYTES, Hashes, Identity
 from volssl.errors import DataError, RunError
 from volssl.names import typed
-from volssl.regular import read_regular
+from volssl.regular import open_regular
 from volssl.whole import remove
 
 KINDS = ("file", "image", "study", "patient")  # from the surest to the widest
@@ -94,13 +94,15 @@ def key_at(path: Path) -> bytes:
 
 
 def read_key(path: Path) -> bytes | None:
-    """The key in a file; None where there is no file.
+    """The key in a file, which is made its owner's alone; None where there is no file.
 
     Raises:
-        DataError: ``key``: the file cannot be read, or holds something else.
+        DataError: ``key``: the file cannot be read or kept from others, or holds something else.
     """
     try:
-        text = read_regular(path).decode("ascii").strip()
+        with open_regular(path) as file:
+            _keep_from_others(file.fileno(), path)
+            text = file.read(1024).decode("ascii").strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -110,6 +112,18 @@ def read_key(path: Path) -> bytes | None:
         what = "is no key (32 bytes in hexadecimal)"
         raise DataError("key", f"{what}: put the run's own back, or move it away", typed(path))
     return bytes.fromhex(text)
+
+
+def _keep_from_others(descriptor: int, path: Path) -> None:
+    """A copy of a run may have lost the mode of its key. Of a file of somebody else its owner decides."""
+    status = os.fstat(descriptor)
+    if status.st_mode & 0o077 == 0 or status.st_uid != os.geteuid():
+        return
+    try:
+        os.fchmod(descriptor, 0o600)
+    except OSError as error:
+        what = f"others may read it, and that cannot be changed ({error.strerror})"
+        raise DataError("key", f"{what}: chmod 600 it, or move it", typed(path)) from None
 
 
 def key_mark(key: bytes) -> int:

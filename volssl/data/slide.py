@@ -83,10 +83,11 @@ def _look(config: SlideConfig, region: Size, found: Found) -> tuple[Tensor, Spac
     Raises:
         DataError: it cannot be read, is too coarse, too small or without tissue.
     """
+    where = str(found.files[0])
     slide = Slide(found.files[0], config.assume_mpp)
     try:
-        across, down = steps(slide.mpp, config.mpp, found.id)
-        corners = _corners(config, region, slide, found.id)
+        across, down = steps(slide.mpp, config.mpp, where)
+        corners = _corners(config, region, slide, where)
         for x, y in corners[[0, -1]].tolist():
             slide.read(Box(x, y, region[1] * across, region[0] * down), *region)
     finally:

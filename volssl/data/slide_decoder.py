@@ -18,7 +18,7 @@ from openslide import (
 )
 from PIL import Image
 
-from volssl.data.preflight import check_regular, check_shape, guard
+from volssl.data.preflight import check_regular, check_shape, guard, times
 from volssl.data.slide_file import Box
 from volssl.errors import DataError
 
@@ -127,7 +127,8 @@ class Slide:
             return float(stated[0] or 0), float(stated[1] or 0)
         if assumed is not None:
             return assumed, assumed
-        told = "no size of its pixels" if None in stated else f"pixels of {stated[0]} x {stated[1]} microns"
+        sizes = times(float(s) for s in stated if s)
+        told = "no size of its pixels" if None in stated else f"pixels of {sizes} microns"
         raise DataError("mpp", f"states {told}: set data.assume_mpp to the microns per pixel it has", str(path))
 
 

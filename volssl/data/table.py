@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import zip_longest
@@ -16,6 +16,7 @@ from volssl.regular import open_regular
 
 UNKNOWN = ("", "na", "nan")  # beside numbers below zero
 READ = ("path", "label", "split", "patient")
+LISTED, WIDTH = 5, 40  # words of a table that a message shows, and letters of each
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def rows(table: Path, split: str | None) -> list[Row]:
         if split is None:
             return found
         raise DataError("labels", f"has no column split: leave out data.split ({split})", str(table))
-    held = ", ".join(sorted({row.split or "(empty)" for row in found})) or "nothing"
+    held = _some(sorted({row.split or "(empty)" for row in found})) or "nothing"
     if split is None:
         what = f"has a column split ({held}): say which to read, data.split, such as train, or all"
         raise DataError("labels", what, str(table))
@@ -112,11 +113,17 @@ def read(table: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
         what = "has no column path" + (": separate its columns by commas" if _semicolons(header) else "")
         raise DataError("labels", what, str(table))
     if twice := next(_repeated(filter(None, names)), None):
-        raise DataError("labels", f"has two columns {twice}: rename one", str(table))
+        raise DataError("labels", f"has two columns {_some([twice])}: rename one", str(table))
     found = [dict(zip_longest(names, map(str.strip, line[: len(names)]), fillvalue="")) for line in lines if line]
     if nameless := [i for i, row in enumerate(found, start=1) if not row["path"]]:
         raise DataError("labels", f"row {nameless[0]} names no path", str(table))
     return tuple(filter(None, names)), found
+
+
+def _some(words: Sequence[str]) -> str:
+    """The first words of a table, and of each its beginning: any column may be called ``split``."""
+    told = ", ".join(word if len(word) <= WIDTH else f"{word[:WIDTH]}..." for word in words[:LISTED])
+    return told + (f" and {len(words) - LISTED} more" if len(words) > LISTED else "")
 
 
 def _semicolons(header: list[str]) -> bool:

@@ -102,7 +102,7 @@ def _pick(count: int, found: Found) -> tuple[Tensor, Spacing]:
     numbers = [number for number, shown in enumerate(shows) if shown]
     if len(numbers) < count:
         what = f"{len(numbers)} of {len(shows)} frames show anything, data.frames asks for {count}"
-        raise DataError("frames", f"{what}: lower it, or leave the video out", found.id)
+        raise DataError("frames", f"{what}: lower it, or leave the video out", str(path))
     return torch.tensor([numbers[i] for i in middles(len(numbers), count)]), ()
 
 

@@ -178,7 +178,7 @@ def _answer(source: Source, indices: list[int], pipe: Connection) -> None:
         pipe.send(error)
     except (MemoryError, BrokenPipeError, ConnectionResetError):
         raise
-    except Exception:
+    except BaseException:  # native codecs raise outside Exception, whose words multiprocessing would print
         pipe.send(_Fault(traceback.format_exc()))
 
 

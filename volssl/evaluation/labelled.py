@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -101,7 +102,7 @@ class LabelledSet:
         if (known := self._keys.get(name := _prepared(card))) is None:
             source, told = self.source(card), hashlib.sha256(name.encode())
             for item, fingerprint in zip(source.ids, source.fingerprints, strict=True):
-                told.update(f"{item}\0{fingerprint}\n".encode())
+                told.update(os.fsencode(f"{item}\0{fingerprint}\n"))  # a name of a file need not be UTF-8
             known = self._keys[name] = told.hexdigest()
         return known
 
