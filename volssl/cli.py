@@ -83,14 +83,16 @@ def index(
 
     console, start = Console(highlight=False), monotonic()
     processes = _cores() if workers is None else workers
+    if html is not None:
+        from volssl.data.sheet import check_sheet, write_sheet
+
+        check_sheet(html)
     with progress(console, "verifying") as report:
         summary = write_manifest(roots, out, workers=processes, report=report)
     for line in summary.lines():
         typer.echo(line)
     typer.echo(f"{out}: written in {monotonic() - start:.0f} s")
     if html is not None:
-        from volssl.data.sheet import write_sheet
-
         with progress(console, "drawing") as report:
             write_sheet(out, html, workers=processes, report=report)
         typer.echo(f"{html}: the contact sheet")

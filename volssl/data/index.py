@@ -15,7 +15,7 @@ from volssl.data.index_summary import Summary
 from volssl.data.index_work import Indexing
 from volssl.data.items import Report
 from volssl.data.journal import Journal
-from volssl.data.manifest import ROWS, Ids, Seal, about, key_path, open_manifest, schema
+from volssl.data.manifest import ROWS, SUFFIX, Ids, Seal, about, key_path, open_manifest, schema
 from volssl.data.seen import key_at
 from volssl.errors import ConfigError, DataError, RunError
 from volssl.whole import whole
@@ -59,10 +59,13 @@ def _check(roots: Sequence[Path], out: Path) -> None:
     for root in roots:
         if not root.exists():
             raise ConfigError(f"ROOT: {root} does not exist: name a folder")
-    for a in roots:
-        if any(a != b and a.is_relative_to(b) for b in roots) or list(roots).count(a) > 1:
-            raise ConfigError(f"ROOT: {a} would be walked twice: name it once")
-    if out.exists():
+    real = [Path(os.path.realpath(root)) for root in roots]
+    for root, a in zip(roots, real, strict=True):
+        if any(a != b and a.is_relative_to(b) for b in real) or real.count(a) > 1:
+            raise ConfigError(f"ROOT: {root} would be walked twice: name it once")
+    if out.suffix.lower() != SUFFIX:
+        raise ConfigError(f"--out: {out} is not called {SUFFIX}, by which training knows a manifest: call it so")
+    if os.path.lexists(out):
         try:
             open_manifest(out)
         except DataError as error:
