@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import re
 import signal
@@ -27,7 +28,7 @@ from typer.testing import CliRunner
 from tests.data.conftest import MakeSlice, SaveAll
 from volssl.cli import app
 from volssl.data import index_work, sheet
-from volssl.data.cache_work import Next
+from volssl.data.cache_work import Next, run_as_they_come
 from volssl.data.door import find
 from volssl.data.index import index
 from volssl.data.index_folder import look
@@ -444,3 +445,25 @@ def test_the_sheet_is_one_page_and_holds_what_fits(ward: Path, tmp_path: Path, m
     sheet.write_sheet(out, html)
     assert html.read_text().count("<img ") == 4
     assert "4 of them are shown, drawn evenly" in html.read_text()
+
+
+def test_what_was_replaced_after_it_was_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a later portion is another when its row comes back: it is not remembered as the new one's."""
+    monkeypatch.setattr(index_work, "FILES", 4)
+    root, out = tmp_path / "scans", tmp_path / "m.parquet"
+    for i in range(10):
+        nifti(root / f"{i:02}.nii", i)
+    time.sleep(SETTLED)
+
+    def slow(following: Next[Outcome], workers: int) -> Iterator[tuple[int, Outcome | DataError]]:
+        for i, (number, outcome) in enumerate(run_as_they_come(following, workers)):
+            if i == 1:
+                nifti(root / "05.nii", 99)
+                time.sleep(SETTLED)
+            yield number, outcome
+
+    monkeypatch.setattr(index_work, "run_as_they_come", slow)
+    index([root], out)
+    monkeypatch.setattr(index_work, "run_as_they_come", run_as_they_come)
+    index([root], out)
+    assert hashlib.sha256((root / "05.nii").read_bytes()).hexdigest() in {row["sha256"] for row in rows(out)}
