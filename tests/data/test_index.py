@@ -37,6 +37,7 @@ from volssl.data.index_work import AHEAD, FILES, Outcome, Task, portions
 from volssl.data.journal import Journal
 from volssl.data.manifest import OK
 from volssl.errors import ConfigError, DataError, RunError, UserError
+from volssl.names import identifier
 
 CANARY = "ZZPHI"
 SETTLED = 2.1  # seconds: younger files are not remembered
@@ -172,14 +173,16 @@ def test_workers_change_neither_rows_nor_their_order(ward: Path, tmp_path: Path)
 
 
 def test_what_crashes_costs_itself_alone(ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that dies over one item of a portion, or over the headers of a folder, loses nothing else."""
+    """A process that dies over one item of a portion, one header, or headers together, loses nothing else."""
     whole, out = tmp_path / "whole.parquet", tmp_path / "m.parquet"
     index([ward], whole)
     out.with_name("m.parquet.key").write_bytes(whole.with_name("whole.parquet.key").read_bytes())
+    culprit = next((ward / "chest").iterdir())
 
     def doomed(task: Task) -> bool:
         held = task.portion if task.portion or not task.at_once else sum(portions(_candidates(task))[:1], ())
-        return any(one.text.endswith("a.npy") for one in held) or task.place.folder.name == "two"
+        together = task.place.folder.name == "two" and len(task.files) > 1
+        return any(one.text.endswith("a.npy") for one in held) or culprit in task.files or together
 
     def crashing(following: Next[Outcome], workers: int) -> Iterator[tuple[int, Outcome | DataError]]:
         del workers
@@ -193,8 +196,11 @@ def test_what_crashes_costs_itself_alone(ward: Path, tmp_path: Path, monkeypatch
     for row in rows(out):
         if row["reason"] != "crashed":
             assert lost.pop(row["id"]) == row
-    assert sum(row["reason"] == "crashed" for row in rows(out)) == 2  # the array, and the folder
-    assert len(lost) == 3  # the array, and the two volumes of the folder
+    assert sum(row["reason"] == "crashed" for row in rows(out)) == 3  # the array, the header, and the folder
+    assert len(lost) == 4  # the array, the image, and the two volumes of the folder
+    crashed = {file for row in rows(out) if row["reason"] == "crashed" for file in row["files"]}
+    key = bytes.fromhex(out.with_name("m.parquet.key").read_text())
+    assert {identifier(key, name, "file") for name in (f"chest/{culprit.name}", "stacks/a.npy", "two")} == crashed
 
 
 def _candidates(task: Task) -> list[Candidate]:

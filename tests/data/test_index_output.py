@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 
 from volssl.cli import app
 from volssl.data import index as indexing
+from volssl.data import index_work
 from volssl.data.index import index
-from volssl.errors import ConfigError
+from volssl.errors import ConfigError, DataError, RunError
 
 
 def scans(folder: Path, count: int = 1) -> Path:
@@ -65,3 +67,38 @@ def test_a_folder_and_a_link_to_it_are_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="would be walked twice"):
         index([root, tmp_path / "alias"], tmp_path / "m.parquet")
     index([tmp_path / "alias"], tmp_path / "m.parquet")
+
+
+def test_of_nothing_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    out = tmp_path / "m.parquet"
+    with pytest.raises(DataError, match="empty: no images") as refused:
+        index([tmp_path / "empty"], out)
+    assert refused.value.exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    index([scans(tmp_path / "scans")], out)
+    held = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.suffix != ".journal"}
+    with pytest.raises(DataError, match="empty"):
+        index([tmp_path / "empty"], out)
+    assert held == {path: path.read_bytes() for path in held}
+    assert len(held) == 2
+
+
+def test_what_cannot_be_read_is_no_fault_of_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, out = scans(tmp_path / "scans"), tmp_path / "m.parquet"
+
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index_work, "run_as_they_come", broken)
+        with pytest.raises(RunError, match=r"^ROOT: the reading of files stopped \(Broken pipe\)"):
+            index([root], out)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(indexing, "_write_group", full)
+    with pytest.raises(RunError, match=r"^--out: .* cannot be written \(No space left on device\)"):
+        index([root], out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,14 +41,20 @@ def index(roots: Sequence[Path], out: Path, *, workers: int = 0, report: Report 
     """
     roots = [Path(names.typed(os.path.abspath(root))) for root in roots]
     _check(roots, out)
-    ids, journal_path = Ids(key_at(key_path(out))), out.with_name(out.name + ".journal")
+    known, journal_path = key_path(out).exists(), out.with_name(out.name + ".journal")
+    ids = Ids(key_at(key_path(out)))
     names.use(ids.key)  # messages and manifest call a file the same
     own = frozenset(Path(os.path.abspath(path)) for path in (out, key_path(out), journal_path))
     journal = Journal(journal_path, ids.key)
     summary = Summary()
     try:
         indexing = Indexing(roots, ids, journal, own=own, report=report)
-        _write(summary.counted(indexing.rows(workers)), roots, out)
+        _write(_some(summary.counted(_reading(indexing.rows(workers))), roots), roots, out)
+    except DataError:
+        if not known:  # nothing is made with it
+            for path in (key_path(out), journal_path):
+                path.unlink(missing_ok=True)
+        raise
     finally:
         journal.close()
     summary.passed = indexing.passed
@@ -72,6 +78,22 @@ def _check(roots: Sequence[Path], out: Path) -> None:
             raise ConfigError(f"--out: {out} is there and is no manifest: name another file ({error.code})") from error
     elif not out.parent.is_dir():
         raise ConfigError(f"--out: {out.parent} is no folder: make it")
+
+
+def _reading(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows; what keeps them from being made is not what keeps them from being written."""
+    try:
+        yield from rows
+    except OSError as error:
+        what = f"ROOT: the reading of files stopped ({error.strerror or type(error).__name__})"
+        raise RunError(f"{what}: run again, it goes on from there, perhaps with fewer --workers") from error
+
+
+def _some(rows: Iterator[Row], roots: Sequence[Path]) -> Iterator[Row]:
+    if (first := next(rows, None)) is None:
+        raise DataError("empty", "no images and nothing that is called so: name another folder", str(roots[0]))
+    yield first
+    yield from rows
 
 
 def _write_group(writer: pq.ParquetWriter, rows: Sequence[Row], seal: Seal) -> None:

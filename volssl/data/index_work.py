@@ -39,13 +39,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """A folder to look through, of which some is read ``at_once``; or a portion of its candidates to read."""
+    """A folder to look through, of which some is read ``at_once``; or a portion of its candidates to read.
+
+    probing: a file whose header is read only to see whether the process dies of it.
+    """
 
     ids: Ids
     place: Place
     files: tuple[Path, ...] = ()
     portion: Portion = ()
     at_once: bool = True
+    probing: bool = False
 
     @property
     def id(self) -> str:
@@ -61,6 +65,8 @@ class Task:
                 held = look(self.place, self.files, self.ids)
         except DataError as error:
             return error
+        if self.probing:
+            return Outcome([])
         first, *later = portions(held.candidates) or [()]
         if not self.at_once:
             first, later = (), [one for one in (first, *later) if one]
@@ -101,13 +107,17 @@ class _Given:
 
 @dataclass
 class _Unit:
-    """A folder on its way. state: of its files where that is known; open: tasks that have not come back."""
+    """A folder on its way. state: of its files where that is known; open: tasks that have not come back.
+
+    probed: files that do no harm by themselves, where its headers together have done some.
+    """
 
     files: int
     state: str | None = None
     rows: dict[Turn, list[Row]] = field(default_factory=dict)
     passed: int = 0
     open: int = 0
+    probed: list[Path] | None = None
 
 
 class Indexing:
@@ -190,6 +200,8 @@ class Indexing:
         if isinstance(outcome, DataError):
             self._again(given, outcome.code)
             outcome = Outcome([])
+        elif task.probing and unit.probed is not None:
+            unit.probed += task.files
         for i, portion in enumerate(outcome.later, start=1):
             state = self._state_of(portion)
             if (known := self._journal.recall(state) if state else None) is None:
@@ -199,12 +211,15 @@ class Indexing:
         unit.rows.setdefault(turn, []).extend(outcome.rows)
         unit.passed += outcome.passed
         self._keep(given.state, outcome.rows, outcome.rows)
+        if task.probing and not unit.open and unit.probed:
+            rest = tuple(sorted(unit.probed))
+            self._schedule(given.number, (0,), Task(self._ids, task.place, rest, at_once=False))
         if not unit.open:
             rows = [row for key in sorted(unit.rows) for row in unit.rows[key] if key != (-1,)]
             self._keep(unit.state, rows, [rows, unit.passed])
 
     def _again(self, given: _Given, code: ReasonCode) -> None:
-        """What crashed or hung is done in parts; what is one item, or a folder's headers alone, is refused."""
+        """What crashed or hung is done in parts; what is one item, or one file's header, is refused."""
         unit, turn, task = self._units[given.number], given.turn, given.task
         if len(task.portion) > 1:
             for i, one in enumerate(task.portion):
@@ -213,8 +228,14 @@ class Indexing:
             unit.rows[turn] = [task.portion[0].refused(code, self._ids)]
         elif task.at_once:
             self._schedule(given.number, turn, replace(task, at_once=False))
+        elif len(task.files) > 1 and unit.probed is None:
+            unit.probed = []
+            for i, file in enumerate(task.files):
+                probe = Task(self._ids, task.place, (file,), at_once=False, probing=True)
+                self._schedule(given.number, (*turn, i), probe)
         else:
-            unit.rows[turn] = [refused(task.place, code, [task.place.folder], self._ids)]
+            where = task.files[0] if len(task.files) == 1 else task.place.folder
+            unit.rows[turn] = [refused(task.place, code, [where], self._ids)]
 
     def _finished(self) -> Iterator[_Unit]:
         while (unit := self._units.get(self._given)) is not None and not unit.open:
