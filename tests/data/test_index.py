@@ -385,7 +385,7 @@ def test_nothing_of_a_name_or_a_header_is_told(tmp_path: Path, make_slice: MakeS
     texts = [*(path.read_bytes() for path in kept), said.encode(), str(rows(out)).encode()]
     assert len(rows(out)) == 8
     assert kinds(out) == {"volume": 2, "image": 1}
-    assert leaked(words, *texts, str(pq.read_schema(out).metadata).encode()) == []
+    assert leaked(words, *texts, str(pq.read_metadata(out).metadata).encode()) == []
     assert leaked(words, f"seen: {root}/{words[0]}".encode()) == [words[0]], "the scan finds what is there"
 
 

@@ -16,7 +16,7 @@ from volssl.data.index_work import Indexing
 from volssl.data.items import Report
 from volssl.data.journal import Journal
 from volssl.data.manifest import ROWS, SUFFIX, Ids, Seal, about, key_path, open_manifest, schema
-from volssl.data.seen import key_at
+from volssl.data.seen import key_at, key_mark
 from volssl.errors import ConfigError, DataError, RunError
 from volssl.whole import whole
 
@@ -39,6 +39,7 @@ def index(roots: Sequence[Path], out: Path, *, workers: int = 0, report: Report 
         DataError: ``key``, or ``empty`` where there is nothing to list.
         RunError: ``out`` cannot be written.
     """
+    kept = [_kept(root, out) for root in roots]
     roots = [Path(names.typed(os.path.abspath(root))) for root in roots]
     _check(roots, out)
     known, journal_path = key_path(out).exists(), out.with_name(out.name + ".journal")
@@ -49,7 +50,8 @@ def index(roots: Sequence[Path], out: Path, *, workers: int = 0, report: Report 
     summary = Summary()
     try:
         indexing = Indexing(roots, ids, journal, own=own, report=report)
-        _write(_some(summary.counted(_reading(indexing.rows(workers))), roots), roots, out)
+        rows = summary.counted(_reading(indexing.rows(workers)))
+        _write(_some(rows, roots), out, kept, key_mark(ids.key))
     except DataError:
         if not known:  # nothing is made with it
             for path in (key_path(out), journal_path):
@@ -59,6 +61,14 @@ def index(roots: Sequence[Path], out: Path, *, workers: int = 0, report: Report 
         journal.close()
     summary.passed = indexing.passed
     return summary
+
+
+def _kept(root: Path, out: Path) -> str:
+    """As it was typed; where that is relative, the way to it from the manifest's folder, for both may move together."""
+    if root.is_absolute():
+        return str(root)
+    whole = root.absolute()
+    return os.path.relpath(os.path.join(os.path.realpath(whole.parent), whole.name), os.path.realpath(out.parent))
 
 
 def _check(roots: Sequence[Path], out: Path) -> None:
@@ -102,7 +112,7 @@ def _write_group(writer: pq.ParquetWriter, rows: Sequence[Row], seal: Seal) -> N
     writer.write_table(table)
 
 
-def _write(rows: Iterable[Row], roots: Sequence[Path], out: Path) -> None:
+def _write(rows: Iterable[Row], out: Path, roots: Sequence[str], key: int) -> None:
     """All rows or, where anything fails, no change."""
     seal = Seal()
     try:
@@ -119,6 +129,6 @@ def _write(rows: Iterable[Row], roots: Sequence[Path], out: Path) -> None:
                     _write_group(writer, group, seal)
                     group, named = [], 0
             _write_group(writer, group, seal)
-            writer.add_key_value_metadata(about(roots, seal))
+            writer.add_key_value_metadata(about(roots, key, seal))
     except OSError as error:
         raise RunError(f"--out: {out} cannot be written ({error.strerror or error}): make room, run again") from error
