@@ -11,6 +11,7 @@ from PIL import Image
 from tests.data.conftest import MakeSlice, SaveAll
 from volssl.data.index import index
 from volssl.data.index_row import Row
+from volssl.data.index_summary import Summary
 
 
 def rows(root: Path) -> list[Row]:
@@ -63,3 +64,10 @@ def test_images_that_nothing_reads_are_left_out_and_said(tmp_path: Path) -> None
         (root / name).write_bytes(b"not looked at")
     (root / "notes.txt").write_text("nothing")
     assert [row["reason"] for row in rows(root)] == ["format"] * len(names)
+
+
+def test_a_file_of_several_volumes_is_counted_once() -> None:
+    row = {"status": "ok", "kind": "volume", "bytes": 9, "shape": [2, 2, 2], "sha256": "0" * 64, "files": ["a" * 16]}
+    summary = Summary()
+    list(summary.counted({**row, "id": str(i), "frames": [0, i]} for i in range(3)))
+    assert summary.lines()[0].startswith("3 items of 1 file, ")
