@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from volssl.errors import PeerError, UserError
-from volssl.names import SHOW, one_line
+from volssl.names import SHOW, one_line, visible
 from volssl.silence import quieten, tell
 from volssl.strict_yaml import natural
 
@@ -80,18 +80,21 @@ def index(
     from rich.console import Console
 
     from volssl.data.index import index as write_manifest
+    from volssl.lookup import look_up
     from volssl.progress import progress
 
     console, start = Console(highlight=False), monotonic()
     processes = _cores() if workers is None else workers
+    if html is not None:
+        from volssl.data.sheet import check_sheet, write_sheet
+
+        check_sheet(html)
     with progress(console, "verifying") as report:
         summary = write_manifest(roots, out, workers=processes, report=report)
-    for line in summary.lines():
+    for line in summary.lines(look_up(out, [*summary.examples.values()]) if visible() else {}):
         typer.echo(line)
     typer.echo(f"{out}: written in {monotonic() - start:.0f} s")
     if html is not None:
-        from volssl.data.sheet import write_sheet
-
         with progress(console, "drawing") as report:
             write_sheet(out, html, workers=processes, report=report)
         typer.echo(f"{html}: the contact sheet")
@@ -187,7 +190,7 @@ def acl_tear(
 
 @app.command("names")
 def find_names(
-    key: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run or evaluation, or a file of a key.")],
+    key: Annotated[Path, typer.Argument(metavar="RUN", help="A folder of a run or evaluation, a manifest, or a key.")],
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="As messages, tables and reports have them.")],
     root: Annotated[list[Path] | None, typer.Option(help="Where to look; without it, what the run read.")] = None,
 ) -> None:

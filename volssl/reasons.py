@@ -53,6 +53,7 @@ class ReasonCode(StrEnum):
     NOT_ONE_VOLUME = "not_one_volume", "several volumes or items where one is wanted, or none"
     NOT_NIFTI = "not_nifti", "no single-file NIfTI header"
     GZIP = "gzip", "the stream is damaged, its checksum is wrong, or much of it unpacks to nothing"
+    FORMAT = "format", "an image of a format that is not read: make it NIfTI, DICOM, PNG or TIFF"
     NPY = "npy", "no readable array, or one that holds Python objects"
     NPZ = "npz", "no readable archive in MedMNIST's layout"
     IMAGE = "image", "no readable picture"

@@ -28,7 +28,7 @@ from volssl.data.image_config import ImageConfig
 from volssl.data.index import index
 from volssl.data.items import PreparedSource
 from volssl.data.listing import listing_by
-from volssl.data.manifest import ABOUT, Seal, about, open_manifest, schema
+from volssl.data.manifest import ABOUT, Seal, open_manifest, schema
 from volssl.data.recipe import Entry
 from volssl.data.video_config import VideoConfig
 from volssl.errors import DataError
@@ -215,15 +215,33 @@ def test_what_is_gone_is_told_in_one_line(tmp_path: Path) -> None:
     key = tmp_path / "m.parquet.key"
     held = key.read_text()
     key.write_text("00" * 32 + "\n")
-    with pytest.raises(DataError, match="missing: 8 of 8 files"):
+    with pytest.raises(DataError, match=r"m\.parquet\.key: key: is the key of another manifest"):
         listed(manifest, "volume")
     key.unlink()
-    with pytest.raises(DataError, match="key: the key of the manifest is not beside it"):
+    with pytest.raises(DataError, match=r"m\.parquet\.key: key: the key of the manifest is not beside it"):
         listed(manifest, "volume")
     key.write_text(held)
     root.rename(tmp_path / "moved")
     with pytest.raises(DataError, match="missing: a root of the manifest is gone"):
         listed(manifest, "volume")
+
+
+def test_a_manifest_moves_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Roots that were typed as relative ones, from any folder, and of a manifest that lies behind a link."""
+    volumes(tmp_path / "home" / "scans", 1)
+    (tmp_path / "home" / "lists").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home" / "lists")
+    monkeypatch.chdir(tmp_path / "home")
+    for out in ("m.parquet", "lists/m.parquet", str(tmp_path / "link" / "n.parquet")):
+        index([Path("scans")], Path(out))
+        assert str(tmp_path).encode() not in pq.read_metadata(out).metadata[ABOUT.encode()]
+        assert len(listed(Path(out), "volume")) == 2
+    index([Path()], Path("all.parquet"))
+    (tmp_path / "home").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    for out in ("m.parquet", "lists/m.parquet", "lists/n.parquet", "all.parquet"):
+        assert len(listed(tmp_path / "moved" / out, "volume")) == 2
+        assert len(listed(Path("moved") / out, "volume")) == 2
 
 
 def test_another_kind_is_told(tmp_path: Path) -> None:
@@ -252,7 +270,7 @@ def rewritten(manifest: Path, change: Change, columns: pa.Schema | None = None, 
     change(rows)
     table = pa.Table.from_pylist(rows, columns or schema())
     seal.add(table.to_pylist())
-    held = json.loads(about([manifest.parent / "scans"], seal)[ABOUT]) | told
+    held = json.loads(pq.read_metadata(manifest).metadata[ABOUT.encode()]) | {"seal": str(seal)} | told
     pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(held)}), manifest, compression="none")
 
 
@@ -282,7 +300,8 @@ HOSTILE: dict[str, tuple[Change, dict[str, Any]]] = {
     "no time": (first(times=0), {}),
     "a story for a sequence": (first(sequence="x" * 1000), {}),
     "a later format": (nothing, {"format": 99}),
-    "roots that are relative": (nothing, {"roots": ["scans"]}),
+    "a root that is empty": (nothing, {"roots": [""]}),
+    "a key that is none": (nothing, {"key": "Doe^John"}),
     "roots that are no texts": (nothing, {"roots": [3]}),
     "a root with a zero": (nothing, {"roots": ["/tmp\0/x"]}),
     "no roots": (nothing, {"roots": []}),

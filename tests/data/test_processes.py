@@ -1,8 +1,12 @@
-"""Processes that read: where their sockets would have no room, a person is told."""
+"""Processes that read: where their sockets have no room a person is told; where nobody wants them, they are silent."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +23,31 @@ def test_a_folder_whose_name_is_too_long_is_told(monkeypatch: pytest.MonkeyPatch
             processes.server([])
     else:
         assert processes.server([]).get_start_method() == "forkserver"
+
+
+START = """
+import sys
+from volssl.data.processes import server
+class Lock:
+    def __reduce__(self):
+        return exec, (f"raise {sys.argv[1]}",)
+if __name__ == "__main__":
+    process = server([]).Process(target=print, args=(Lock(),))
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize(("error", "silent"), [("FileNotFoundError", True), ("ValueError", False)])
+def test_what_starts_when_its_parent_has_ended_is_silent(tmp_path: Path, error: str, silent: bool) -> None:
+    """A lock of the parent's is gone, in the words of the child that looks for it; other faults are told."""
+    script = tmp_path / "start.py"
+    script.write_text(START)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, script, error], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert (error in done.stderr) is not silent
+    assert (done.stderr == "") is silent

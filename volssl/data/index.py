@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,8 +15,8 @@ from volssl.data.index_summary import Summary
 from volssl.data.index_work import Indexing
 from volssl.data.items import Report
 from volssl.data.journal import Journal
-from volssl.data.manifest import ROWS, Ids, Seal, about, key_path, open_manifest, schema
-from volssl.data.seen import key_at
+from volssl.data.manifest import ROWS, SUFFIX, Ids, Seal, about, key_path, open_manifest, schema
+from volssl.data.seen import key_at, key_mark
 from volssl.errors import ConfigError, DataError, RunError
 from volssl.whole import whole
 
@@ -39,30 +39,49 @@ def index(roots: Sequence[Path], out: Path, *, workers: int = 0, report: Report 
         DataError: ``key``, or ``empty`` where there is nothing to list.
         RunError: ``out`` cannot be written.
     """
+    kept = [_kept(root, out) for root in roots]
     roots = [Path(names.typed(os.path.abspath(root))) for root in roots]
     _check(roots, out)
-    ids, journal_path = Ids(key_at(key_path(out))), out.with_name(out.name + ".journal")
+    known, journal_path = key_path(out).exists(), out.with_name(out.name + ".journal")
+    ids = Ids(key_at(key_path(out)))
     names.use(ids.key)  # messages and manifest call a file the same
     own = frozenset(Path(os.path.abspath(path)) for path in (out, key_path(out), journal_path))
     journal = Journal(journal_path, ids.key)
     summary = Summary()
     try:
         indexing = Indexing(roots, ids, journal, own=own, report=report)
-        _write(summary.counted(indexing.rows(workers)), roots, out)
+        rows = summary.counted(_reading(indexing.rows(workers)))
+        _write(_some(rows, roots), out, kept, key_mark(ids.key))
+    except DataError:
+        if not known:  # nothing is made with it
+            for path in (key_path(out), journal_path):
+                path.unlink(missing_ok=True)
+        raise
     finally:
         journal.close()
     summary.passed = indexing.passed
     return summary
 
 
+def _kept(root: Path, out: Path) -> str:
+    """As it was typed; where that is relative, the way to it from the manifest's folder, for both may move together."""
+    if root.is_absolute():
+        return str(root)
+    whole = root.absolute()
+    return os.path.relpath(os.path.join(os.path.realpath(whole.parent), whole.name), os.path.realpath(out.parent))
+
+
 def _check(roots: Sequence[Path], out: Path) -> None:
     for root in roots:
         if not root.exists():
             raise ConfigError(f"ROOT: {root} does not exist: name a folder")
-    for a in roots:
-        if any(a != b and a.is_relative_to(b) for b in roots) or list(roots).count(a) > 1:
-            raise ConfigError(f"ROOT: {a} would be walked twice: name it once")
-    if out.exists():
+    real = [Path(os.path.realpath(root)) for root in roots]
+    for root, a in zip(roots, real, strict=True):
+        if any(a != b and a.is_relative_to(b) for b in real) or real.count(a) > 1:
+            raise ConfigError(f"ROOT: {root} would be walked twice: name it once")
+    if out.suffix.lower() != SUFFIX:
+        raise ConfigError(f"--out: {out} is not called {SUFFIX}, by which training knows a manifest: call it so")
+    if os.path.lexists(out):
         try:
             open_manifest(out)
         except DataError as error:
@@ -71,13 +90,29 @@ def _check(roots: Sequence[Path], out: Path) -> None:
         raise ConfigError(f"--out: {out.parent} is no folder: make it")
 
 
+def _reading(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows; what keeps them from being made is not what keeps them from being written."""
+    try:
+        yield from rows
+    except OSError as error:
+        what = f"ROOT: the reading of files stopped ({error.strerror or type(error).__name__})"
+        raise RunError(f"{what}: run again, it goes on from there, perhaps with fewer --workers") from error
+
+
+def _some(rows: Iterator[Row], roots: Sequence[Path]) -> Iterator[Row]:
+    if (first := next(rows, None)) is None:
+        raise DataError("empty", "no images and nothing that is called so: name another folder", str(roots[0]))
+    yield first
+    yield from rows
+
+
 def _write_group(writer: pq.ParquetWriter, rows: Sequence[Row], seal: Seal) -> None:
     table = pa.Table.from_pylist(rows, schema())
     seal.add(table.to_pylist())
     writer.write_table(table)
 
 
-def _write(rows: Iterable[Row], roots: Sequence[Path], out: Path) -> None:
+def _write(rows: Iterable[Row], out: Path, roots: Sequence[str], key: int) -> None:
     """All rows or, where anything fails, no change."""
     seal = Seal()
     try:
@@ -94,6 +129,6 @@ def _write(rows: Iterable[Row], roots: Sequence[Path], out: Path) -> None:
                     _write_group(writer, group, seal)
                     group, named = [], 0
             _write_group(writer, group, seal)
-            writer.add_key_value_metadata(about(roots, seal))
+            writer.add_key_value_metadata(about(roots, key, seal))
     except OSError as error:
         raise RunError(f"--out: {out} cannot be written ({error.strerror or error}): make room, run again") from error

@@ -13,10 +13,10 @@ from volssl.data import nifti
 from volssl.data.dicom import Series, find_series
 from volssl.data.door import Found, Kind, holds_dicom, kind_of
 from volssl.data.header import is_colour, is_image, is_mosaic
-from volssl.data.index_row import Candidate, Row
+from volssl.data.index_row import Candidate, Row, coded
 from volssl.data.manifest import LEFT_OUT, Ids, below
 from volssl.data.preflight import check_regular, guard
-from volssl.data.suffixes import SLIDES, TIFF, VIDEOS
+from volssl.data.suffixes import SLIDES, TIFF, UNREAD, VIDEOS
 from volssl.errors import DataError
 from volssl.reasons import ReasonCode
 
@@ -57,6 +57,8 @@ def look(place: Place, files: Sequence[Path], ids: Ids) -> Held:
             if is_dicom_or_unknown(file):
                 check_regular(file)
                 known = holds_dicom(file)
+                if not known and file.name.lower().endswith(UNREAD):
+                    raise DataError("format", "an image of a format that is not read: convert it", str(file))
                 dicom += [file] * known
                 held.passed += not known
             else:
@@ -139,7 +141,9 @@ def _dicom(place: Place, files: Sequence[Path], ids: Ids, held: Held) -> None:
     found, errors = find_series(files, note)
     known = {str(file): file for file in files}
     held.refused += [refused(place, error.code, [known.get(error.where, place.folder)], ids) for error in errors]
-    held.refused += [refused(place, ReasonCode.NO_IMAGE, [file], ids) for file, one in headers.items() if not one.image]
+    for file in (file for file, one in headers.items() if not one.image):
+        told = {"format": "dicom", **coded(file, ids)}
+        held.refused.append({**refused(place, ReasonCode.NO_IMAGE, [file], ids), **told})
     several = len(errors) + sum(len(one.volumes) + len(one.errors) for one in found) > 1
     name = place.text(place.folder)
     for one in found:
@@ -164,10 +168,11 @@ def _beside(place: Place, one: Series, headers: dict[Path, _Header], ids: Ids, h
     rest = sorted(set(rest) - {*clips, *flats})
     if not rest:
         return
+    told = {"kind": "volume", "format": "dicom", **coded(rest[0], ids)}
     codes = list(dict.fromkeys(error.code for error in one.errors)) or [ReasonCode.BESIDE]
     for i, code in enumerate(codes):
         files = [] if i else rest
-        held.refused.append(refused(place, code, files, ids, f"#{one.suffix} {code}"))
+        held.refused.append({**refused(place, code, files, ids, f"#{one.suffix} {code}"), **told})
 
 
 def refused(place: Place, code: ReasonCode, files: Sequence[Path], ids: Ids, series: str = "") -> Row:

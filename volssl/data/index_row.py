@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pydicom import Dataset
 
 from volssl.data import nifti
@@ -21,6 +23,7 @@ from volssl.data.identity import WHOSE, whose
 from volssl.data.inspect import geometry
 from volssl.data.manifest import LEFT_OUT, OK, Ids
 from volssl.data.picture import read_picture
+from volssl.data.picture_file import FORMATS
 from volssl.data.preflight import finite, guard, opened
 from volssl.data.suffixes import VIDEOS
 from volssl.data.tissue import otsu
@@ -29,7 +32,6 @@ from volssl.reasons import ReasonCode
 
 Row = dict[str, Any]
 
-BYTE = 255  # at most, where pictures say no more of their depth than what they hold
 SAMPLE = 2**16  # numbers of an item, evenly spaced, that its percentiles are of
 OVERVIEW = 512  # pixels of a slide's longer side
 MICRON = 1e-3  # mm
@@ -43,6 +45,8 @@ _SCANS = {
     **{"SE": "SE", "IR": "IR", "GR": "GR", "EP": "EP", "RM": "RM"},
     **{"SPIN": "SE", "GRADIENT": "GR", "BOTH": "GR+SE"},  # of enhanced images
 }
+_DEPTHS = {"1": 1, **dict.fromkeys(("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"), 8), "I": 32, "F": 32}
+_DEPTH = re.compile(r"(?:L|LA|I|F|RGB|RGBA);(\d+)")  # in what Pillow calls the stored form, as "I;16B"
 _ACQUIRED = ("1D", "2D", "3D")
 _CODED = ["SeriesInstanceUID", "Modality", "ScanningSequence", "EchoPulseSequence", "MRAcquisitionType"]
 _CODED += ["BitsStored", "SliceThickness"]
@@ -71,7 +75,8 @@ class Candidate:
             if stamp(self.found.files).digest != before.digest:
                 raise DataError("changed", "changed while it was read: run again", self.found.id)
         except DataError as error:
-            return self.refused(error.code, ids)
+            told = coded(self.found.files[0], ids) if self._of_dicom else {}
+            return {**self.refused(error.code, ids), **told}
         if told["low"] == told["high"]:
             return {**self.refused(ReasonCode.CONSTANT, ids), **told}
         return {**self._named(ids), "status": OK, **told}
@@ -91,6 +96,11 @@ class Candidate:
             "frames": None if plain else frames,
         }
 
+    @property
+    def _of_dicom(self) -> bool:
+        clip = self.found.kind == "video" and self.found.files[0].suffix.lower() not in VIDEOS
+        return self.found.kind == "dicom" or clip
+
     def _about(self, ids: Ids) -> Row:
         path = self.found.files[0]
         if self.found.kind == "nifti":
@@ -98,9 +108,9 @@ class Candidate:
         if self.found.kind == "npy":
             with opened(path) as file:
                 return {"bits": 8 * array_header(file)[2].itemsize}
-        if self.found.kind in ("images", "slide") or path.suffix.lower() in VIDEOS:
-            return {}
-        return _coded(read_dataset(path, tags=[*WHOSE, *_CODED]), ids)
+        if self.found.kind == "images":
+            return {"bits": _depth(path)}
+        return _coded(read_dataset(path, tags=[*WHOSE, *_CODED]), ids) if self._of_dicom else {}
 
     def _measured(self) -> Row:
         path, where = self.found.files[0], self.found.id
@@ -114,8 +124,7 @@ class Candidate:
         if self.kind == "image":
             pixels = read_picture(path) if self.found.kind == "images" else read_image(path)
             pixels = finite(pixels, "refuse", where)
-            told = {"shape": list(pixels.shape[:2]), "channels": _channels(pixels), **statistics([pixels])}
-            return {**told, "bits": 8 if told["high"] <= BYTE else 16}
+            return {"shape": list(pixels.shape[:2]), "channels": _channels(pixels), **statistics([pixels])}
         if self.kind == "slide":
             return _slide(path)
         return _video(path, where)
@@ -149,6 +158,23 @@ def statistics(parts: Iterable[np.ndarray]) -> Row:
     }
 
 
+def coded(path: Path, ids: Ids) -> Row:
+    """What a DICOM header says in codes, and whose it is; nothing where it cannot be read."""
+    try:
+        with guard("header", path):
+            return _coded(read_dataset(path, tags=[*WHOSE, *_CODED]), ids)
+    except DataError:
+        return {}
+
+
+def _depth(path: Path) -> int | None:
+    """Bits of a number of a picture, as they are stored; None where a number stands for a colour."""
+    with opened(path) as file, Image.open(file, formats=FORMATS) as picture:
+        told = picture.tile[0].args if picture.tile else None
+        form = _DEPTH.match(told if isinstance(told, str) else str((told or ("",))[0]))
+        return int(form[1]) if form else _DEPTHS.get(picture.mode)
+
+
 def _coded(ds: Dataset, ids: Ids) -> Row:
     """What the device writes in codes, and keyed ids."""
     patient, study = whose(ds)
@@ -158,7 +184,7 @@ def _coded(ds: Dataset, ids: Ids) -> Row:
     return {
         "modality": modality if modality in _MODALITIES else None,
         "sequence": _sequence(ds),
-        "bits": int(ds.get("BitsStored") or 8),
+        "bits": int(ds.get("BitsStored") or 0) or None,
         "thickness": thickness if 0 < thickness < 1e3 else None,
         "patient": ids("patient", patient) if patient else None,
         "study": ids("study", study) if study else None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,23 +14,24 @@ from volssl.data.index_row import Row
 from volssl.data.manifest import OK
 from volssl.reasons import ReasonCode
 
-BYTES = 8  # of a hash that are kept: a hundred thousand items take under a megabyte each of the three
+BYTES = 8  # of a hash that are kept: a hundred thousand items, or files, take under a megabyte each of the four
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 UNIT = {"slide": (1e3, " microns")}  # of a spacing, which is in mm
 FEW = 6  # modalities that a line names
 
 
 class Summary:
-    """Counts. passed: files that are no images and do not say that they are."""
+    """Counts. passed: files that are no images and do not say that they are; examples: the first id of a reason."""
 
     def __init__(self) -> None:
-        self.passed = self.size = self.files = 0
+        self.passed = self.size = 0
         self.items: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.files_left_out: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
         self._modalities: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._ranges: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
-        self._hashes = {name: array("Q") for name in ("content", "patient", "study")}
+        self._hashes = {name: array("Q") for name in ("content", "patient", "study", "file")}
 
     def counted(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The rows as they are."""
@@ -42,10 +44,10 @@ class Summary:
         """Items that have the bytes, and the frames of them, of one that counts."""
         return len(self._hashes["content"]) - self._distinct("content")
 
-    def lines(self) -> list[str]:
-        """For a person."""
+    def lines(self, names: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+        """For a person. names: what the examples are called, where that may be told."""
         listed = sum(self.items.values())
-        told = [f"{_count(listed, 'item')} of {_count(self.files, 'file')}, {_size(self.size)}"]
+        told = [f"{_count(listed, 'item')} of {_count(self._distinct('file'), 'file')}, {_size(self.size)}"]
         for kind in sorted(self.items):
             told.append(f"  {_count(self.items[kind], kind)}{self._about(kind)}")
         if patients := self._distinct("patient"):
@@ -58,7 +60,8 @@ class Summary:
             )
         for code, count in self.reasons.most_common():
             files = _count(self.files_left_out[code], "file")
-            told.append(f"  {count:,} {code} ({files}): {ReasonCode(code).meaning}")
+            first = self.examples[code]
+            told.append(f"  {count:,} {code} ({files}, such as {names.get(first, first)}): {ReasonCode(code).meaning}")
         if self.passed:
             told.append(f"passed by: {_count(self.passed, 'file')} that neither are images nor are called so")
         return told
@@ -66,20 +69,20 @@ class Summary:
     def _add(self, row: Row) -> None:
         files = len(row["files"])
         if row["status"] != OK:
+            self.examples.setdefault(row["reason"], row["id"])
             self.reasons[row["reason"]] += 1
             self.files_left_out[row["reason"]] += files
             return
         kind = row["kind"]
         self.items[kind] += 1
-        self.files += files
         self.size += row["bytes"]
         self._modalities[kind][row.get("modality") or ""] += 1
         self._widen((kind, "shape"), row["shape"])
         self._widen((kind, "spacing"), [mm * UNIT.get(kind, (1.0, ""))[0] for mm in row.get("spacing") or []])
         content = hashlib.sha256(f"{row['sha256']} {row['frames']}".encode()).hexdigest()
-        for name, hashes in self._hashes.items():
-            if digits := {**row, "content": content}.get(name):
-                hashes.append(int(digits[: 2 * BYTES], 16))
+        told = {name: [row[name]] for name in ("patient", "study") if row.get(name)}
+        for name, ids in {**told, "content": [content], "file": row["files"]}.items():
+            self._hashes[name].extend(int(digits[: 2 * BYTES], 16) for digits in ids)
 
     def _widen(self, which: tuple[str, str], numbers: Sequence[float]) -> None:
         low, high = self._ranges.get(which, (numbers, numbers))

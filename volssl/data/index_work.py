@@ -19,7 +19,7 @@ from volssl.data.preflight import guard
 from volssl.errors import DataError
 from volssl.reasons import ReasonCode
 
-FORMAT = 1  # raise it when the same files give other rows
+FORMAT = 2  # raise it when the same files give other rows
 FILES, BYTES = 256, 2**28  # that one task reads at most, beyond its first item
 AHEAD = 256  # folders that are begun before an earlier one is done
 PASSING = {"crashed", "timeout", "memory", "unreadable", "changed", "extra"}  # reasons that may be gone the next time
@@ -39,13 +39,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """A folder to look through, of which some is read ``at_once``; or a portion of its candidates to read."""
+    """A folder to look through, of which some is read ``at_once``; or a portion of its candidates to read.
+
+    probing: a file whose header is read only to see whether the process dies of it.
+    """
 
     ids: Ids
     place: Place
     files: tuple[Path, ...] = ()
     portion: Portion = ()
     at_once: bool = True
+    probing: bool = False
 
     @property
     def id(self) -> str:
@@ -61,6 +65,8 @@ class Task:
                 held = look(self.place, self.files, self.ids)
         except DataError as error:
             return error
+        if self.probing:
+            return Outcome([])
         first, *later = portions(held.candidates) or [()]
         if not self.at_once:
             first, later = (), [one for one in (first, *later) if one]
@@ -89,15 +95,29 @@ def _size(file: Path) -> int:
         return 0
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A task that is given out. number: its folder's; state: of its portion's files before any of them is read."""
+
+    number: int
+    turn: Turn
+    task: Task
+    state: str | None = None
+
+
 @dataclass
 class _Unit:
-    """A folder on its way. state: of its files where that is known; open: tasks that have not come back."""
+    """A folder on its way. state: of its files where that is known; open: tasks that have not come back.
+
+    probed: files that do no harm by themselves, where its headers together have done some.
+    """
 
     files: int
     state: str | None = None
     rows: dict[Turn, list[Row]] = field(default_factory=dict)
     passed: int = 0
     open: int = 0
+    probed: list[Path] | None = None
 
 
 class Indexing:
@@ -114,8 +134,8 @@ class Indexing:
         self._roots, self._ids, self._journal, self._own = tuple(roots), ids, journal, own
         self._report = report
         self._units: dict[int, _Unit] = {}
-        self._tasks: dict[int, tuple[int, Turn, Task]] = {}
-        self._ready: deque[tuple[int, Turn, Task]] = deque()
+        self._tasks: dict[int, _Given] = {}
+        self._ready: deque[_Given] = deque()
         self._places, self._walked = self._walk(), False
         self._begun = self._given = self._numbered = self.passed = 0
 
@@ -124,7 +144,7 @@ class Indexing:
         done, total = 0, sum(len(files) for _, files, _ in self._walk()) if self._report else 0
         while self._units or not self._walked:
             for number, outcome in run_as_they_come(self._following, workers):
-                self._came(*self._tasks.pop(number), outcome)
+                self._came(self._tasks.pop(number), outcome)
                 for unit in self._finished():
                     done += unit.files
                     yield from (row for turn in sorted(unit.rows) for row in unit.rows[turn])
@@ -156,7 +176,7 @@ class Indexing:
             self._begin(*place)
         self._numbered += 1
         self._tasks[self._numbered] = self._ready.popleft()
-        return self._numbered, self._tasks[self._numbered][2]
+        return self._numbered, self._tasks[self._numbered].task
 
     def _begin(self, place: Place, files: tuple[Path, ...], errors: Sequence[DataError]) -> None:
         unit = _Unit(len(files))
@@ -170,42 +190,52 @@ class Indexing:
             return
         self._schedule(self._begun - 1, (0,), Task(self._ids, place, files))
 
-    def _schedule(self, number: int, turn: Turn, task: Task) -> None:
+    def _schedule(self, number: int, turn: Turn, task: Task, state: str | None = None) -> None:
         self._units[number].open += 1
-        self._ready.append((number, turn, task))
+        self._ready.append(_Given(number, turn, task, state))
 
-    def _came(self, number: int, turn: Turn, task: Task, outcome: Outcome | DataError) -> None:
-        unit = self._units[number]
+    def _came(self, given: _Given, outcome: Outcome | DataError) -> None:
+        unit, turn, task = self._units[given.number], given.turn, given.task
         unit.open -= 1
         if isinstance(outcome, DataError):
-            self._again(number, turn, task, outcome.code)
+            self._again(given, outcome.code)
             outcome = Outcome([])
+        elif task.probing and unit.probed is not None:
+            unit.probed += task.files
         for i, portion in enumerate(outcome.later, start=1):
-            known = self._recall(portion)
-            if known is None:
-                self._schedule(number, (turn[0] + i,), Task(self._ids, task.place, portion=portion))
+            state = self._state_of(portion)
+            if (known := self._journal.recall(state) if state else None) is None:
+                self._schedule(given.number, (turn[0] + i,), Task(self._ids, task.place, portion=portion), state)
             else:
                 unit.rows[turn[0] + i,] = known
         unit.rows.setdefault(turn, []).extend(outcome.rows)
         unit.passed += outcome.passed
-        if task.portion:
-            self._keep(self._state_of(task.portion), outcome.rows, outcome.rows)
+        self._keep(given.state, outcome.rows, outcome.rows)
+        if task.probing and not unit.open and unit.probed:
+            rest = tuple(sorted(unit.probed))
+            self._schedule(given.number, (0,), Task(self._ids, task.place, rest, at_once=False))
         if not unit.open:
             rows = [row for key in sorted(unit.rows) for row in unit.rows[key] if key != (-1,)]
             self._keep(unit.state, rows, [rows, unit.passed])
 
-    def _again(self, number: int, turn: Turn, task: Task, code: ReasonCode) -> None:
-        """What crashed or hung is done in parts; what is one item, or a folder's headers alone, is refused."""
-        unit = self._units[number]
+    def _again(self, given: _Given, code: ReasonCode) -> None:
+        """What crashed or hung is done in parts; what is one item, or one file's header, is refused."""
+        unit, turn, task = self._units[given.number], given.turn, given.task
         if len(task.portion) > 1:
             for i, one in enumerate(task.portion):
-                self._schedule(number, (*turn, i), replace(task, portion=(one,)))
+                self._schedule(given.number, (*turn, i), replace(task, portion=(one,)), self._state_of((one,)))
         elif task.portion:
             unit.rows[turn] = [task.portion[0].refused(code, self._ids)]
         elif task.at_once:
-            self._schedule(number, turn, replace(task, at_once=False))
+            self._schedule(given.number, turn, replace(task, at_once=False))
+        elif len(task.files) > 1 and unit.probed is None:
+            unit.probed = []
+            for i, file in enumerate(task.files):
+                probe = Task(self._ids, task.place, (file,), at_once=False, probing=True)
+                self._schedule(given.number, (*turn, i), probe)
         else:
-            unit.rows[turn] = [refused(task.place, code, [task.place.folder], self._ids)]
+            where = task.files[0] if len(task.files) == 1 else task.place.folder
+            unit.rows[turn] = [refused(task.place, code, [where], self._ids)]
 
     def _finished(self) -> Iterator[_Unit]:
         while (unit := self._units.get(self._given)) is not None and not unit.open:
@@ -213,11 +243,6 @@ class Indexing:
             self._given += 1
             self.passed += unit.passed
             yield unit
-
-    def _recall(self, portion: Portion) -> list[Row] | None:
-        state = self._state_of(portion)
-        known: list[Row] | None = self._journal.recall(state) if state else None
-        return known
 
     def _keep(self, state: str | None, rows: Sequence[Row], value: object) -> None:
         """Remember what is done, unless it may come out otherwise the next time."""

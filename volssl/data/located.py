@@ -11,8 +11,9 @@ from typing import Any
 from volssl.data.door import Found, natural, walk
 from volssl.data.fingerprint import combined
 from volssl.data.manifest import AGAIN, KINDS, OK, Ids, Manifest, below, key_path, open_manifest
-from volssl.data.seen import read_key
+from volssl.data.seen import key_mark, read_key
 from volssl.errors import DataError
+from volssl.names import typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def located(path: Path, kind: str) -> list[tuple[Found, str]]:
             kind; ``missing``: roots or files are not where they were.
     """
     manifest = open_manifest(path)
-    ids, rows = _ids(path), list(manifest.usable(kind))
+    ids, rows = _ids(manifest), list(manifest.usable(kind))
     pictures = _pictures(manifest) if kind == "stack" else []
     if not rows and not pictures:
         raise _nothing(manifest, kind)
@@ -53,15 +54,16 @@ def whereabouts(manifest: Manifest, rows: Iterable[dict[str, Any]]) -> Iterator[
         DataError: as ``located``.
     """
     rows = list(rows)
-    files = _walked(manifest, _ids(manifest.path), rows)
+    files = _walked(manifest, _ids(manifest), rows)
     return (_found(row, [files[name] for name in row["files"]], row["id"]) for row in rows)
 
 
-def _ids(path: Path) -> Ids:
-    key = read_key(key_path(path))
-    if key is None:
-        what = "the key of the manifest is not beside it: put it back, or " + AGAIN
-        raise DataError("key", what, str(key_path(path)))
+def _ids(manifest: Manifest) -> Ids:
+    path = key_path(manifest.path)
+    key = read_key(path)
+    if key is None or key_mark(key) != manifest.key:
+        what = "the key of the manifest is not beside it" if key is None else "is the key of another manifest"
+        raise DataError("key", f"{what}: put its own back, or {AGAIN}", typed(path))
     return Ids(key)
 
 

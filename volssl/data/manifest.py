@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from volssl.names import LENGTH, identifier, typed
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1  # raise it when the columns, or what they mean, change
+FORMAT = 2  # raise it when the columns, or what they mean, change
 SUFFIX = ".parquet"
 ABOUT = "volssl"  # under which the file's metadata has what it says of itself
 KINDS = ("volume", "image", "video", "slide", "stack")  # the data.name that reads an item
@@ -93,18 +92,22 @@ class Seal:
         return self._digest.hexdigest()
 
 
-def about(roots: Sequence[Path], seal: Seal) -> dict[str, str]:
-    """What the file says of itself."""
-    told = {"format": FORMAT, "roots": [os.fspath(root) for root in roots], "seal": str(seal)}
+def about(roots: Sequence[str], key: int, seal: Seal) -> dict[str, str]:
+    """What the file says of itself. key: the mark of the one that its ids are made with."""
+    told = {"format": FORMAT, "roots": list(roots), "key": key, "seal": str(seal)}
     return {ABOUT: json.dumps(told)}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that has the columns it should. roots: the folders that were walked; seal: of its rows."""
+    """A manifest that has the columns it should.
+
+    roots: the folders that were walked; key: the mark of the one that its ids are made with; seal: of its rows.
+    """
 
     path: Path
     roots: tuple[Path, ...]
+    key: int
     seal: str
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -137,10 +140,10 @@ def open_manifest(path: Path) -> Manifest:
     check_regular(path)
     with _refusing(path):
         (told,) = _contents(path, rows=False)
-        roots = tuple(Path(typed(_root(root))) for root in told["roots"])  # the user wrote them then
+        roots = tuple(Path(typed(path.parent / _root(root))) for root in told["roots"])  # the user wrote them then
         if not roots:
             raise ValueError("no roots")
-        return Manifest(path, roots, str(told["seal"]))
+        return Manifest(path, roots, int(told["key"]), str(told["seal"]))
 
 
 def count(path: Path, kind: str) -> tuple[int, int]:
@@ -180,8 +183,8 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 def _root(text: object) -> Path:
-    if not isinstance(text, str) or "\0" in text or not os.path.isabs(text):
-        raise ValueError("a root is no absolute path")
+    if not isinstance(text, str) or "\0" in text or not text:
+        raise ValueError("a root is no path")
     return Path(text)
 
 

@@ -9,6 +9,7 @@ from multiprocessing.context import ForkServerContext
 
 from volssl.errors import RunError
 
+SILENT = "volssl.data.orphan"
 LONGEST = 107  # bytes of the name of a socket, which Linux holds to
 NAME = len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # that Python gives it, in the folder for temporary files
 
@@ -24,5 +25,5 @@ def server(preload: Sequence[str]) -> ForkServerContext:
         most = LONGEST - NAME
         raise RunError(f"TMPDIR: {len(folder)} characters are too long for a socket in it: give one of at most {most}")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
+    context.set_forkserver_preload([SILENT, *preload])
     return context

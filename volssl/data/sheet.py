@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,15 +24,18 @@ from volssl.data.items import Report
 from volssl.data.located import whereabouts
 from volssl.data.manifest import OK, Manifest, open_manifest
 from volssl.data.picture import LUMA, read_picture
-from volssl.data.preflight import guard
+from volssl.data.preflight import check_regular, guard, opened
 from volssl.data.slices import middles
 from volssl.data.suffixes import VIDEOS
-from volssl.errors import DataError, RunError
+from volssl.errors import ConfigError, DataError, RunError
 from volssl.reasons import ReasonCode
 from volssl.whole import replace_file
 
 MOST = 500  # items that are drawn
 SIDE = 128  # pixels of a thumbnail's longer side
+SUFFIX = ".html"
+MARK = b'<meta name="generator" content="volssl index">'  # by which a sheet is known
+HEAD = 256  # bytes in which it stands
 QUALITY = 75  # of a JPEG: a few kB each
 
 
@@ -69,6 +73,29 @@ class _Thumbnail:
         if self.found.kind == "dicom" and len(self.found.files) == len(self.found.frames):
             return read_image(self.found.files[self.found.frames[middle][0]])  # one file of many
         return np.asarray(load(self.found, time=0)[0, middle])
+
+
+def check_sheet(out: Path) -> None:
+    """Before the work of an index: a sheet can be written there, and takes the place of nothing but a sheet.
+
+    Raises:
+        ConfigError: it cannot, or would.
+    """
+    if out.suffix.lower() != SUFFIX:
+        raise ConfigError(f"--html: {out} is not called {SUFFIX}: call it so")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"--html: {out.parent} is no folder that may be written to: name another, or make it")
+    if os.path.lexists(out) and not _is_sheet(out):
+        raise ConfigError(f"--html: {out} is there and is no contact sheet of volssl index: name another file")
+
+
+def _is_sheet(path: Path) -> bool:
+    try:
+        check_regular(path)
+        with opened(path) as file:
+            return MARK in file.read(HEAD)
+    except (DataError, OSError):
+        return False
 
 
 def write_sheet(manifest: Path, out: Path, *, workers: int = 0, report: Report | None = None) -> None:
