@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from tests.data.conftest import MakeSlice, SaveAll
 from volssl.cli import app
 from volssl.data import index_work, sheet
-from volssl.data.cache_work import Next
+from volssl.data.crew import Next
 from volssl.data.door import find
 from volssl.data.index import index
 from volssl.data.index_folder import look
