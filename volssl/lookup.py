@@ -7,6 +7,7 @@ from pathlib import Path
 
 from volssl import config as configuration
 from volssl.data.door import walk
+from volssl.data.items import Readers
 from volssl.data.manifest import Manifest, below, is_manifest, key_path, open_manifest
 from volssl.data.mixture_config import MixtureConfig
 from volssl.data.seen import KEY, read_key
@@ -113,7 +114,7 @@ def _candidates(roots: Sequence[Path], run: configuration.Run | None) -> Iterato
             yield name
             yield f"{i}/{name}"
     if run is not None:
-        yield from run.data.build(run.region, workers=run.loop.workers).ids
+        yield from run.data.build(run.region, readers=Readers(run.loop.workers, run.loop.timeout)).ids
 
 
 def _below(root: Path) -> Iterator[str]:

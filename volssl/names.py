@@ -78,9 +78,9 @@ def shown_id(name: object, kind: str = "item") -> str:
     return shown(private(name, kind))
 
 
-def keyed(name: str) -> str:
+def keyed(name: str, kind: str = "item") -> str:
     """The id of an item under the key in use, whether or not true names are shown."""
-    return identifier(_key, name)
+    return identifier(_key, name, kind)
 
 
 def cause(error: BaseException) -> BaseException | None:

@@ -20,10 +20,10 @@ from rich.console import Console
 from volssl import appraisal, names
 from volssl import config as configuration
 from volssl.config import Run
-from volssl.data import PhantomConfig
+from volssl.data import PhantomConfig, left_out
 from volssl.data.cache_file import make_folder
 from volssl.data.identity import identify
-from volssl.data.items import PreparedSource
+from volssl.data.items import PreparedSource, Readers
 from volssl.data.quarantine import NAME as QUARANTINE
 from volssl.data.seen import KEY, SeenItems, read_key, run_key
 from volssl.engine.checkpoint import free, list_checkpoints, peek
@@ -266,17 +266,25 @@ def _device(wanted: str, key: str = "loop.device") -> Literal["cpu", "cuda"]:
 
 def _prepare(run: Run, group: Group, console: Console) -> PreparedSource:
     """The source; the first rank fills the cache, the others find it full."""
+    folder = Path(run.output)
+    anew = group.rank == 0 and not list_checkpoints(folder / CHECKPOINTS)
+
+    def readers() -> Readers:
+        return Readers(run.loop.workers, run.loop.timeout, frozenset() if anew else left_out.recall(folder))
+
     with group.together():
         if group.rank == 0:
             with progress(console, "reading") as report:
-                source = run.data.build(run.region, workers=run.loop.workers, report=report)
+                source = run.data.build(run.region, readers=readers(), report=report)
+            if anew:
+                left_out.remember(folder, source)
             check_labels(run.method.label_sets, source)
             for problem in source.bad:
                 console.print(f"left out: {problem}", style="yellow", markup=False)
             console.print(f"{len(source)} items of {run.data.name} {run.data.root}", markup=False)
     with group.together():
         if group.rank > 0:
-            source = run.data.build(run.region, workers=run.loop.workers)
+            source = run.data.build(run.region, readers=readers())
     return source
 
 

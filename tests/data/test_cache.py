@@ -18,13 +18,13 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from volssl.data import PhantomConfig, StackConfig, VolumeConfig
+from volssl.data import PhantomConfig, StackConfig, VolumeConfig, left_out
 from volssl.data.cache import CachedSource
 from volssl.data.cache_build import build_cache
 from volssl.data.cache_file import HEADER
 from volssl.data.door import Found, load
 from volssl.data.image_config import ImageConfig
-from volssl.data.items import Items, Keep, PreparedSource, Window
+from volssl.data.items import Items, Keep, PreparedSource, Readers, Window
 from volssl.data.recipe import SHAPING, Entry
 from volssl.data.video_config import VideoConfig
 from volssl.errors import DataError, RunError
@@ -42,6 +42,13 @@ def read(entry: Entry) -> MetaTensor:
         os.kill(os.getpid(), signal.SIGSEGV)
     if file.with_suffix(".slow").exists():
         time.sleep(60)
+    for once in ("SIGKILL", "SIGSTOP"):
+        if (mark := file.with_suffix(f".{once}")).exists():
+            mark.unlink()
+            os.kill(os.getpid(), signal.Signals[once])
+    if (mark := file.with_suffix(".codec")).exists() and (strikes := mark.stat().st_size):
+        os.truncate(mark, strikes - 1)
+        raise DataError("crashed", "the codec died", str(file))
     return load(entry.parts[0])
 
 
@@ -67,12 +74,20 @@ class Cohort:
         return [Entry(file.name, (Found(file.name, "npy", (file,)),), label=int(file.stem)) for file in files]
 
     def build(
-        self, *, workers: int = 0, region: tuple[int, ...] = REGION, bad: tuple[DataError, ...] = (), **fields: Any
+        self,
+        *,
+        workers: int = 0,
+        timeout: float = 60.0,
+        without: frozenset[tuple[int, str]] = frozenset(),
+        region: tuple[int, ...] = REGION,
+        bad: tuple[DataError, ...] = (),
+        **fields: Any,
     ) -> CachedSource:
         (self.folder / "read.txt").write_text("")
         settings = {"intensity": Window(centre=127.5, width=255.0), **fields}
         config = StackConfig(root=str(self.folder), cache=str(self.cache), **settings)
-        return build_cache(self.entries(), read, config, region, workers=workers, bad=bad)
+        readers = Readers(workers, timeout, without)
+        return build_cache(self.entries(), read, config, region, readers=readers, bad=bad)
 
     def read(self) -> list[str]:
         """The items read since the last build began."""
@@ -230,10 +245,52 @@ def test_a_crash_costs_one_item(cohort: Cohort) -> None:
     assert "2.npy" in str(source.bad[0])
 
 
-def test_a_hanging_reader_costs_one_item(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("volssl.data.cache_work.SECONDS_PER_ITEM", 4.0)
+@pytest.mark.parametrize("once", ["SIGKILL", "SIGSTOP"])
+def test_what_happens_to_a_reader_once_leaves_no_trace(cohort: Cohort, once: str) -> None:
+    """As the kernel does it where memory is short: to every item a process, and each is read in another."""
+    for i in range(4):
+        cohort.path(f"{i}.{once}").touch()
+    source = cohort.build(workers=2, timeout=2.0)
+    assert cohort.read() == sorted(2 * [f"{i}.npy" for i in range(4)])
+    assert source.bad == ()
+    assert torch.equal(images(source), images(cohort.build()))
+
+
+def test_what_a_run_left_out_for_a_crash_is_not_tried_when_it_goes_on(cohort: Cohort) -> None:
+    cohort.path("2.crash").touch()
+    source = cohort.build(workers=1, max_bad=0.5)
+    left_out.remember(cohort.folder, source)
+    cohort.path("2.crash").unlink()
+    cohort.build()  # by another run, in the same cache
+    again = cohort.build(without=left_out.recall(cohort.folder), max_bad=0.5)
+    assert (again.ids, again.fingerprints) == (source.ids, source.fingerprints)
+    assert [(error.code, error.where) for error in again.bad] == [("crashed", "2.npy")]
+
+
+def test_what_a_run_left_out_for_what_a_file_holds_is_not_on_the_list(cohort: Cohort) -> None:
+    cohort.path("1.npy").write_bytes(b"")
+    left_out.remember(cohort.folder, cohort.build(max_bad=0.5))
+    assert left_out.recall(cohort.folder) == frozenset()
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "null", '{"id": "c"}', '{"part": "x", "id": "c"}', 99999 * "["])
+def test_a_damaged_line_of_the_list_is_none(tmp_path: Path, line: str) -> None:
+    (tmp_path / left_out.FILE).write_text(f'{line}\n{{"part": 1, "id": "a"}}\n\0')
+    assert left_out.recall(tmp_path) == {(1, "a")}
+
+
+def test_a_codec_that_is_lost_once_leaves_no_trace_either(cohort: Cohort) -> None:
+    """Without workers it is the codec's own process; twice, and the item is left out."""
+    cohort.path("1.codec").write_text("x")
+    cohort.path("2.codec").write_text("xx")
+    source = cohort.build(max_bad=0.5)
+    assert source.ids == ("0.npy", "1.npy", "3.npy")
+    assert [(error.code, error.where) for error in source.bad] == [("crashed", "2.npy")]
+
+
+def test_a_hanging_reader_costs_one_item(cohort: Cohort) -> None:
     cohort.path("2.slow").touch()
-    source = cohort.build(workers=2, max_bad=0.5)
+    source = cohort.build(workers=2, timeout=2.0, max_bad=0.5)
     assert [error.code for error in source.bad] == ["timeout"]
     assert source.ids == ("0.npy", "1.npy", "3.npy")
 

@@ -28,7 +28,8 @@ from typer.testing import CliRunner
 from tests.data.conftest import MakeSlice, SaveAll
 from volssl.cli import app
 from volssl.data import index_work, sheet
-from volssl.data.cache_work import Next, run_as_they_come
+from volssl.data.cache_work import run_as_they_come
+from volssl.data.crew import Next
 from volssl.data.door import find
 from volssl.data.index import index
 from volssl.data.index_folder import look

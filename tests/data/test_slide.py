@@ -19,7 +19,7 @@ from tests.data.tiff import Pixels, write
 from volssl import config, run
 from volssl.data import extra, fingerprint, slide_source
 from volssl.data.count import count
-from volssl.data.items import Keep
+from volssl.data.items import Keep, Readers
 from volssl.data.loader import Loader
 from volssl.data.slide_config import SlideConfig
 from volssl.data.slide_file import Slide
@@ -46,7 +46,7 @@ def halved(image: Pixels) -> Pixels:
 def build(root: Path, region: tuple[int, int] = (32, 32), workers: int = 0, **fields: Any) -> SlideSource:
     fields = {"mpp": MPP, "tissue": 0.0, "intensity": Keep(), **fields}
     configuration = SlideConfig(root=str(root), cache=str(root.parent / "cache"), **fields)
-    return configuration.build(region, workers=workers)
+    return configuration.build(region, readers=Readers(workers))
 
 
 def items(source: SlideSource) -> list[Item]:

@@ -27,7 +27,7 @@ from volssl.data import extra, video_decoder, video_file
 from volssl.data.cache_file import fetch
 from volssl.data.child import disposable
 from volssl.data.count import count
-from volssl.data.items import Keep, PreparedSource
+from volssl.data.items import Keep, PreparedSource, Readers
 from volssl.data.slices import middles
 from volssl.data.video import starts
 from volssl.data.video_config import VideoConfig
@@ -86,7 +86,7 @@ def dicom(path: Path, clip: Pixels, photometric: str = "MONOCHROME2", **attribut
 
 def build(root: Path, frames: int = 4, workers: int = 0, **fields: Any) -> PreparedSource:
     fields = {"intensity": Keep(), "cache_dtype": "float32", "cache": str(root.parent / "cache"), **fields}
-    return VideoConfig(root=str(root), **fields).build((frames, ROWS, COLUMNS), workers=workers)
+    return VideoConfig(root=str(root), **fields).build((frames, ROWS, COLUMNS), readers=Readers(workers))
 
 
 def pick(root: Path, frames: int, **fields: Any) -> PreparedSource:

@@ -390,8 +390,8 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(whole: P
 @pytest.mark.parametrize(
     ("now", "says"),
     [
-        (Toys(count=ITEMS - 1), "data: 19 items now, 20 when .* restore the data, or give another output"),
-        (Toys(changed=(3,)), "data: 20 items now, 20 when .* and not the same"),
+        (Toys(count=ITEMS - 1), r"data: 19 items now, 20 when .*\(gone: [0-9a-f]{16}\): restore the data, or give"),
+        (Toys(changed=(3,)), r"data: 20 items now, 20 when .* and not the same \(changed: toy-3\)"),
         (Toys(), None),
     ],
 )

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -157,6 +158,22 @@ def test_workers_that_are_killed_at_random_change_nothing(tmp_path: Path) -> Non
         good += identical(tmp_path / "whole", tmp_path / f"{n}")
     record("loader workers SIGKILLed at random steps", f"{good}/{runs} bit-identical", "all")
     assert good == runs
+
+
+def test_workers_that_hang_with_nothing_to_do_are_replaced_and_that_is_said(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+
+    def stop(method: object, done: int) -> dict[str, float]:  # noqa: ARG001
+        if done == STEPS // 2:
+            time.sleep(0.5)  # until they have made what they were asked for
+            for process in loader_processes():
+                os.kill(int(process), signal.SIGSTOP)
+        return {}
+
+    told = run(tmp_path / "stopped", workers=2, timeout=1.0, evaluations=((1, stop),)).told
+    said = "a loader process was silent for 1 s before it came to an item: another takes its place"
+    assert " ".join(told.split()).count(said) == 2
+    assert identical(tmp_path / "whole", tmp_path / "stopped")
 
 
 def loader_processes() -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from volssl.data.image_config import ImageConfig
-from volssl.data.items import Items, PreparedSource, Report, Size
+from volssl.data.items import HERE, Items, PreparedSource, Readers, Report, Size
 from volssl.data.mixture_config import MixtureConfig
 from volssl.data.slide_config import SlideConfig
 from volssl.data.video_config import VideoConfig
@@ -82,7 +82,7 @@ class VolumeConfig(Volumes):
     def dims(self) -> int:
         return 3 if self.slices is None else 2
 
-    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> PreparedSource:
+    def build(self, region: Size, *, readers: Readers = HERE, report: Report | None = None) -> PreparedSource:
         """Find, read, preprocess and cache every item.
 
         Raises:
@@ -90,7 +90,7 @@ class VolumeConfig(Volumes):
         """
         from volssl.data.volume import build
 
-        return build(self, region, workers=workers, report=report)
+        return build(self, region, readers=readers, report=report)
 
 
 class StackConfig(Volumes):
@@ -107,11 +107,11 @@ class StackConfig(Volumes):
             raise ValueError("slice stacks carry no geometry: leave out spacing and orientation, use fit: resize")
         return self
 
-    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+    def build(self, region: Size, *, readers: Readers = HERE, report: Report | None = None) -> CachedSource:
         """As ``VolumeConfig.build``."""
         from volssl.data.stack import build
 
-        return build(self, region, workers=workers, report=report)
+        return build(self, region, readers=readers, report=report)
 
 
 class PhantomConfig(StackConfig):
@@ -130,11 +130,11 @@ class PhantomConfig(StackConfig):
     split: Literal["train", "valid"] = "train"
     plane: Literal["axial", "coronal", "sagittal", "all"] = "sagittal"
 
-    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+    def build(self, region: Size, *, readers: Readers = HERE, report: Report | None = None) -> CachedSource:
         """As ``VolumeConfig.build``, after making the cohort."""
         from volssl.data.phantom import build
 
-        return build(self, region, workers=workers, report=report)
+        return build(self, region, readers=readers, report=report)
 
 
 Sources = VolumeConfig | StackConfig | PhantomConfig | ImageConfig | SlideConfig | VideoConfig

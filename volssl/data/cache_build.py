@@ -12,7 +12,7 @@ from volssl.data.cache import Cached, CachedSource
 from volssl.data.cache_file import Spacing, make_folder, make_room, touch
 from volssl.data.cache_work import Made, Outcome, Task, done, run
 from volssl.data.fingerprint import Memory
-from volssl.data.items import Items, Report, Size
+from volssl.data.items import HERE, Items, Readers, Report, Size
 from volssl.data.recipe import Entry, Read, Recipe
 from volssl.errors import DataError
 
@@ -26,14 +26,14 @@ def build_cache(
     config: Items,
     region: Size,
     *,
-    workers: int = 0,
+    readers: Readers = HERE,
     report: Report | None = None,
     bad: Sequence[DataError] = (),
 ) -> CachedSource:
     """Make what is not cached yet, and leave out what cannot be read. Interrupted, it keeps what is done.
 
     Args:
-        workers: processes that share the work; 0 does it here. The result is the same.
+        readers: who shares the work, and what they are not to try.
         report: told how far it is, and of every item that cannot be read.
         bad: what could not even be found; counts against ``max_bad``.
 
@@ -44,7 +44,7 @@ def build_cache(
     recipe = Recipe(read, config, region)
     entries = sorted(entries, key=lambda entry: entry.id)
     folder = make_folder(config.cache)
-    outcomes = _make_all(entries, recipe, folder, workers, report or _silent)
+    outcomes = _make_all(entries, recipe, folder, readers, report or _silent)
     good = [(e, made) for e, made in zip(entries, outcomes, strict=True) if isinstance(made, Made)]
     left_out = [*bad, *(outcome for outcome in outcomes if isinstance(outcome, DataError))]
     check_share(left_out, len(good), config.max_bad, config.root)
@@ -62,13 +62,17 @@ def _silent(done: int, total: int, line: str) -> None:
     del done, total, line
 
 
-def _make_all(entries: Sequence[Entry], recipe: Recipe, folder: Path, workers: int, report: Report) -> list[Outcome]:
+def _make_all(
+    entries: Sequence[Entry], recipe: Recipe, folder: Path, readers: Readers, report: Report
+) -> list[Outcome]:
     memory = Memory(folder / "fingerprints.txt")
     ceiling = int(recipe.config.cache_gb * 1e9)
     outcomes: dict[int, Outcome] = {}
     tasks: dict[int, Task] = {}
     for i, entry in enumerate(entries):
-        known = _look(entry, recipe, memory, keep=(i + 1) * recipe.bytes_per_item <= ceiling)
+        known = readers.refused(entry.id) or _look(
+            entry, recipe, memory, keep=(i + 1) * recipe.bytes_per_item <= ceiling
+        )
         if isinstance(known, Task):
             tasks[i] = known
         else:
@@ -76,7 +80,7 @@ def _make_all(entries: Sequence[Entry], recipe: Recipe, folder: Path, workers: i
     used = {recipe.path(entries[i], o.content) for i, o in outcomes.items() if isinstance(o, Made)}
     touch(used)
     report(len(outcomes), len(entries), "")
-    for i, outcome in run(tasks, workers):
+    for i, outcome in run(tasks, readers.workers, readers.timeout):
         outcomes[i] = outcome
         if isinstance(outcome, Made):
             if not entries[i].content:

@@ -15,7 +15,7 @@ from volssl.data.dicom_pixels import read_image
 from volssl.data.door import Found, Kind, holds_dicom, kind_of, other_kind, walk
 from volssl.data.header import check_flat, is_colour, is_image, read_dataset
 from volssl.data.image_config import ImageConfig
-from volssl.data.items import Report, Size
+from volssl.data.items import HERE, Readers, Report, Size
 from volssl.data.listing import listing_by
 from volssl.data.picture import flat, read_picture
 from volssl.data.preflight import guard
@@ -25,7 +25,7 @@ from volssl.errors import DataError
 KINDS: frozenset[Kind] = frozenset({"images", "dicom"})
 
 
-def build(config: ImageConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+def build(config: ImageConfig, region: Size, *, readers: Readers = HERE, report: Report | None = None) -> CachedSource:
     """Find, read, preprocess and cache every image that ``config.root`` names.
 
     Raises:
@@ -38,7 +38,7 @@ def build(config: ImageConfig, region: Size, *, workers: int = 0, report: Report
         listed, bad = listing_by(config.root, config.name, find_images, config.split)
         entries = [Entry(one.found.id, (one.found,), label=one.label, patient=one.patient) for one in listed]
     try:
-        return build_cache(entries, partial(_read, config), config, region, workers=workers, report=report, bad=bad)
+        return build_cache(entries, partial(_read, config), config, region, readers=readers, report=report, bad=bad)
     finally:
         release()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from volssl.data.items import Fit, Items, Report, Size, Window
+from volssl.data.items import HERE, Fit, Items, Readers, Report, Size, Window
 
 if TYPE_CHECKING:
     from volssl.data.cache import CachedSource
@@ -76,7 +76,7 @@ class ImageConfig(Coloured):
     def dims(self) -> int:
         return 2
 
-    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+    def build(self, region: Size, *, readers: Readers = HERE, report: Report | None = None) -> CachedSource:
         """Find, read, preprocess and cache every image.
 
         Raises:
@@ -84,4 +84,4 @@ class ImageConfig(Coloured):
         """
         from volssl.data.image import build
 
-        return build(self, region, workers=workers, report=report)
+        return build(self, region, readers=readers, report=report)

@@ -5,18 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
+from typing import Annotated, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
-from volssl.names import typed
+from volssl.errors import DataError
+from volssl.names import keyed, typed
+from volssl.reasons import ReasonCode
 from volssl.schema import Schema
 from volssl.types import Source
 
-if TYPE_CHECKING:
-    from volssl.errors import DataError
-
 Report = Callable[[int, int, str], None]  # (items done, items in all, a line worth telling or "")
+
+SECONDS_PER_ITEM = 900.0  # where nothing else is said: whoever takes longer hangs
+# What became of a process, through the file or not: such reasons may be gone the next time.
+PASSING = frozenset({ReasonCode.CRASHED, ReasonCode.TIMEOUT, ReasonCode.MEMORY})
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """Who reads the files of a source: ``workers`` processes, or with 0 this one; what they find is the same.
+
+    timeout: seconds for an item, after which a process hangs. without: what is left out untried, as (the number of its
+    part in a mixture, its keyed id). part: that number, for these.
+    """
+
+    workers: int = 0
+    timeout: float = SECONDS_PER_ITEM
+    without: frozenset[tuple[int, str]] = frozenset()
+    part: int = 0
+
+    def refused(self, name: str) -> DataError | None:
+        """Why the item of that name is not to be tried, if it is not."""
+        if not self.without or (self.part, keyed(name)) not in self.without:
+            return None
+        return DataError("crashed", "left out as it was when the run began: it killed or hung its process", name)
+
+
+HERE = Readers()
 
 
 class Percentile(Schema):
@@ -85,6 +111,13 @@ class NamedSource(DrawnSource, Protocol):
 
     @property
     def ids(self) -> Sequence[str]: ...
+
+
+class FixedSource(NamedSource, Protocol):
+    """A source that can tell whether its items are still the same: one hash per item, of what it is made from."""
+
+    @property
+    def fingerprints(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,7 @@ class Loader:
         if lost.item is None:
             self._fruitless += 1
             if self._fruitless < PATIENCE:
+                self._tell(f"a loader process {lost.why} before it came to an item: another takes its place")
                 return
             what = f"{PATIENCE} loader processes in a row ended before they read an item; the last {lost.why}"
             raise RunError(f"{what}: if memory is short, lower loop.workers; loop.workers=0 shows what else it is")

@@ -13,7 +13,7 @@ from volssl.types import Item
 
 
 class MixtureSource:
-    """A Source whose ids start with the number of the part, such as ``1/scan.nii.gz``.
+    """A Source whose ids start with the number of the part, such as ``1/scan.nii.gz``; ``sources`` are the parts.
 
     Args:
         sources: the parts, of one shape, with one set of labels each.
@@ -22,7 +22,7 @@ class MixtureSource:
 
     def __init__(self, sources: Sequence[PreparedSource], weights: Sequence[int] | None = None) -> None:
         sizes = [len(source) for source in sources]
-        self._sources, self._starts = tuple(sources), (0, *accumulate(sizes))
+        self.sources, self._starts = tuple(sources), (0, *accumulate(sizes))
         self.parts = (sum(sizes),) if weights is None else tuple(sizes)
         self.weights = (1,) if weights is None else tuple(weights)
         self.label_sets = tuple(sizes)
@@ -34,7 +34,7 @@ class MixtureSource:
 
     def __getitem__(self, i: int) -> Item:
         part, place = self._find(i)
-        return replace(self._sources[part][place], id=self.ids[i], part=part)
+        return replace(self.sources[part][place], id=self.ids[i], part=part)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -44,7 +44,7 @@ class MixtureSource:
     @property
     def labels(self) -> Sequence[int]:
         """Those of the parts, one after the other."""
-        return [label for source in self._sources for label in source.labels]
+        return [label for source in self.sources for label in source.labels]
 
     @property
     def fingerprints(self) -> Sequence[str]:
@@ -54,7 +54,7 @@ class MixtureSource:
     @property
     def origins(self) -> Iterable[Origin]:
         """Those of the parts."""
-        return chain.from_iterable(source.origins for source in self._sources)
+        return chain.from_iterable(source.origins for source in self.sources)
 
     def _find(self, i: int) -> tuple[int, int]:
         """The part, and the item's place in it."""
@@ -65,8 +65,8 @@ class MixtureSource:
 
     def _id(self, i: int) -> str:
         part, place = self._find(i)
-        return f"{part}/{self._sources[part].ids[place]}"
+        return f"{part}/{self.sources[part].ids[place]}"
 
     def _fingerprint(self, i: int) -> str:
         part, place = self._find(i)
-        return self._sources[part].fingerprints[place]
+        return self.sources[part].fingerprints[place]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, model_validator
 
-from volssl.data.items import Report, Size
+from volssl.data.items import HERE, Readers, Report, Size
 from volssl.errors import DataError
 from volssl.names import typed
 from volssl.schema import Schema
@@ -95,7 +96,7 @@ class MixtureConfig(Schema):
     def _without_shared(self, parts: tuple[PartConfig, ...], handler: SerializerFunctionWrapHandler) -> Any:
         return tuple({key: value for key, value in part.items() if key not in SHARED} for part in handler(parts))
 
-    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> MixtureSource:
+    def build(self, region: Size, *, readers: Readers = HERE, report: Report | None = None) -> MixtureSource:
         """Build every part, one after the other.
 
         Raises:
@@ -106,5 +107,7 @@ class MixtureConfig(Schema):
         for i, part in enumerate(self.members):
             if part.name not in MADE and not Path(part.root).exists():
                 raise DataError("missing", f"no such file or folder: check data.parts.{i}.root", part.root)
-        sources = [part.build(region, workers=workers, report=report) for part in self.members]
+        sources = [
+            part.build(region, readers=replace(readers, part=i), report=report) for i, part in enumerate(self.members)
+        ]
         return MixtureSource(sources, self.weights)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from volssl.data import StackConfig
-from volssl.data.items import Report, Size
+from volssl.data.items import HERE, Readers, Report, Size
 from volssl.data.knee import Knee, draw_knee
 from volssl.data.knee_scan import PLANES, acquire, draw_scan
 from volssl.errors import DataError
@@ -160,7 +160,9 @@ def _over(make: Callable[[int], Knee], exams: range, workers: int) -> Iterator[K
         yield from pool.map(make, exams, chunksize=4)
 
 
-def build(config: PhantomConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> CachedSource:
+def build(
+    config: PhantomConfig, region: Size, *, readers: Readers = HERE, report: Report | None = None
+) -> CachedSource:
     """Make the cohort at ``config.root`` if it is not there, then open one split of it as slice stacks.
 
     Raises:
@@ -176,9 +178,9 @@ def build(config: PhantomConfig, region: Size, *, workers: int = 0, report: Repo
         pixels=config.pixels,
         seed=config.phantom_seed,
         prevalence=config.prevalence,
-        workers=workers,
+        workers=readers.workers,
         report=report,
     )
     folder = root / config.split if config.plane == "all" else root / config.split / config.plane
     shared = {key: getattr(config, key) for key in StackConfig.model_fields if key not in ("name", "root", "split")}
-    return build_stack(StackConfig(root=str(folder), **shared), region, workers=workers, report=report)
+    return build_stack(StackConfig(root=str(folder), **shared), region, readers=readers, report=report)

@@ -16,7 +16,7 @@ from volssl.data.cache_build import check_share
 from volssl.data.cache_file import Spacing
 from volssl.data.door import Found
 from volssl.data.fingerprint import Memory, fingerprint, stamp
-from volssl.data.items import Report, Size
+from volssl.data.items import HERE, Readers, Report, Size
 from volssl.data.listing import Listed, listing_by
 from volssl.data.recipe import not_as_listed
 from volssl.data.slide_config import SlideConfig
@@ -32,7 +32,7 @@ FORMAT = 1  # raise it when the same configuration and the same slide give other
 OVERVIEW_MPP = 8.0  # a tile of 224 pixels at 0.5 microns is 14 x 14 pixels of the mask
 
 
-def build(config: SlideConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> SlideSource:
+def build(config: SlideConfig, region: Size, *, readers: Readers = HERE, report: Report | None = None) -> SlideSource:
     """Find the slides that ``config.root`` names, their tissue and their tiles.
 
     Raises:
@@ -46,7 +46,7 @@ def build(config: SlideConfig, region: Size, *, workers: int = 0, report: Report
     chosen = config.model_dump(mode="json", include={"mpp", "assume_mpp", "stride", "tissue"})
     settings = json.dumps(["slide", FORMAT, chosen, list(region)], sort_keys=True)
     look = partial(_look, config, region)
-    outcomes = survey([one.found for one in listed], look, settings, config.cache, workers=workers, report=report)
+    outcomes = survey([one.found for one in listed], look, settings, config.cache, readers=readers, report=report)
     memory = _memory(config)
     looked = zip(listed, outcomes, strict=True)
     known = [(one, seen, _content(one.found, seen, memory)) for one, seen in looked if isinstance(seen, Seen)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from volssl.data.extra import need
-from volssl.data.items import Keep, Report, Size, Window
+from volssl.data.items import HERE, Keep, Readers, Report, Size, Window
 from volssl.schema import Schema
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class SlideConfig(Schema):
         """Raises ConfigError where OpenSlide is not installed."""
         need("openslide", "slides", "data.name: slide")
 
-    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> SlideSource:
+    def build(self, region: Size, *, readers: Readers = HERE, report: Report | None = None) -> SlideSource:
         """Find the slides, their tissue and their tiles.
 
         Raises:
@@ -69,4 +69,4 @@ class SlideConfig(Schema):
         self.require()
         from volssl.data.slide import build
 
-        return build(self, region, workers=workers, report=report)
+        return build(self, region, readers=readers, report=report)

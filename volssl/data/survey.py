@@ -13,7 +13,7 @@ from volssl.data.cache_file import DamagedError, Spacing, fetch, make_folder, st
 from volssl.data.cache_work import run
 from volssl.data.door import Found, Kind, walk
 from volssl.data.fingerprint import Stamp, stamp
-from volssl.data.items import Report
+from volssl.data.items import HERE, Readers, Report
 from volssl.data.preflight import guard
 from volssl.errors import DataError
 
@@ -60,13 +60,19 @@ def one_per_file(
 
 
 def survey(
-    found: Sequence[Found], look: Look, settings: str, cache: str, *, workers: int = 0, report: Report | None = None
+    found: Sequence[Found],
+    look: Look,
+    settings: str,
+    cache: str,
+    *,
+    readers: Readers = HERE,
+    report: Report | None = None,
 ) -> list[Seen | DataError]:
     """Look into every file, in processes of which one may crash; what was seen before is read from ``cache``.
 
     Args:
         look: a function that pickles. settings: all that its result depends on beside the file.
-        workers, report: as in ``build_cache``.
+        readers, report: as in ``build_cache``.
 
     Raises:
         RunError: the folder cannot be written.
@@ -76,12 +82,12 @@ def survey(
     tasks: dict[int, _Task] = {}
     for i, one in enumerate(found):
         task = _Task(one, look, settings, folder)
-        known = task.recall()
+        known = readers.refused(one.id) or task.recall()
         if known is None:
             tasks[i] = task
         else:
             seen[i] = known
-    for i, result in run(tasks, workers):
+    for i, result in run(tasks, readers.workers, readers.timeout):
         seen[i] = result
         if report:
             report(len(seen), len(found), str(result) if isinstance(result, DataError) else "")

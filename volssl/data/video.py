@@ -19,7 +19,7 @@ from volssl.data.dicom_pixels import read_frames
 from volssl.data.door import Found, holds_dicom, kind_of
 from volssl.data.fingerprint import stamp
 from volssl.data.header import is_image, read_dataset
-from volssl.data.items import PreparedSource, Report, Size
+from volssl.data.items import HERE, PreparedSource, Readers, Report, Size
 from volssl.data.listing import Listed, listing_by
 from volssl.data.picture import flat
 from volssl.data.preflight import check_shape, guard
@@ -33,7 +33,9 @@ from volssl.errors import DataError
 FORMAT = 1  # raise it when frames are counted in another way
 
 
-def build(config: VideoConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> PreparedSource:
+def build(
+    config: VideoConfig, region: Size, *, readers: Readers = HERE, report: Report | None = None
+) -> PreparedSource:
     """Find the videos that ``config.root`` names, look at their frames, and make and cache every clip.
 
     The frames of a video that are items of their own are cached in one file.
@@ -50,12 +52,12 @@ def build(config: VideoConfig, region: Size, *, workers: int = 0, report: Report
         config.require()
     look = _count if config.frames is None else partial(_pick, config.frames)
     settings = json.dumps(["video", FORMAT] if config.frames is None else ["frames", FORMAT, config.frames])
-    seen = survey([one.found for one in listed], look, settings, config.cache, workers=workers, report=report)
+    seen = survey([one.found for one in listed], look, settings, config.cache, readers=readers, report=report)
     known = [(one, s.values) for one, s in zip(listed, seen, strict=True) if isinstance(s, Seen)]
     entries = [entry for one, values in known for entry in _entries(config, region, one, values)]
     left_out = [*bad, *(s for s in seen if isinstance(s, DataError))]
     read, cached = partial(_read, config), region if config.frames is None else (config.frames, *region)
-    source = build_cache(entries, read, config, cached, workers=workers, report=report, bad=left_out)
+    source = build_cache(entries, read, config, cached, readers=readers, report=report, bad=left_out)
     return source if config.frames is None else Slices(source)
 
 

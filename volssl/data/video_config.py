@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from volssl.data.extra import need
 from volssl.data.image_config import Colour, Coloured
-from volssl.data.items import Fit, PreparedSource, Report, Size
+from volssl.data.items import HERE, Fit, PreparedSource, Readers, Report, Size
 
 
 class VideoConfig(Coloured):
@@ -51,7 +51,7 @@ class VideoConfig(Coloured):
         """Raises ConfigError where PyAV, which reads all that is not DICOM, is not installed."""
         need("av", "video", "data.name: video")
 
-    def build(self, region: Size, *, workers: int = 0, report: Report | None = None) -> PreparedSource:
+    def build(self, region: Size, *, readers: Readers = HERE, report: Report | None = None) -> PreparedSource:
         """Find the videos, count their frames, and read, preprocess and cache every clip or frame.
 
         Raises:
@@ -60,4 +60,4 @@ class VideoConfig(Coloured):
         """
         from volssl.data.video import build
 
-        return build(self, region, workers=workers, report=report)
+        return build(self, region, readers=readers, report=report)

@@ -15,7 +15,7 @@ from monai.transforms import ResampleToMatch
 from volssl.data import VolumeConfig
 from volssl.data.cache_build import build_cache
 from volssl.data.door import Found, load, time_points
-from volssl.data.items import PreparedSource, Report, Size
+from volssl.data.items import HERE, PreparedSource, Readers, Report, Size
 from volssl.data.listing import Listed, listing
 from volssl.data.recipe import Entry
 from volssl.data.slices import Slices
@@ -23,7 +23,9 @@ from volssl.errors import DataError
 from volssl.names import private
 
 
-def build(config: VolumeConfig, region: Size, *, workers: int = 0, report: Report | None = None) -> PreparedSource:
+def build(
+    config: VolumeConfig, region: Size, *, readers: Readers = HERE, report: Report | None = None
+) -> PreparedSource:
     """Find, read, preprocess and cache every item that ``config`` makes of the volumes under its root.
 
     The slices of a volume are cached in one file.
@@ -35,7 +37,7 @@ def build(config: VolumeConfig, region: Size, *, workers: int = 0, report: Repor
     entries, unfit = arrange(config, listed)
     reader = partial(read, config.non_finite)
     cached = region if config.slices is None else (config.slices, *region)
-    source = build_cache(entries, reader, config, cached, workers=workers, report=report, bad=[*bad, *unfit])
+    source = build_cache(entries, reader, config, cached, readers=readers, report=report, bad=[*bad, *unfit])
     return source if config.slices is None else Slices(source)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import multiprocessing
 import os
 import queue
 import signal
@@ -14,18 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
-from multiprocessing.util import Finalize
 
 import torch
 from torch import Tensor
 
-from volssl.data.processes import server
+from volssl.data.processes import NO_MEMORY, Attached
 from volssl.errors import UserError
 from volssl.silence import quieten
 from volssl.types import Item, Source
 
 Label = tuple[int, int]  # which set of labels, which class
-NO_MEMORY = 12  # the exit code of a process that ran out of memory
 
 
 @dataclass(frozen=True)
@@ -65,14 +62,9 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
-        context = server([__name__, type(self._source).__module__])
-        self._pipe, theirs = context.Pipe()
+        self._process = Attached([__name__, type(self._source).__module__], _serve, self._source)
+        self._pipe = self._process.pipe
         self._at: int | None = None
-        # No daemon, as those may have no children, in which a reader may want to decode.
-        self._process = context.Process(target=_serve, args=(self._source, theirs), daemon=False)
-        self._process.start()
-        theirs.close()
-        self._end = Finalize(self, _end, args=(self._process, self._pipe), exitpriority=0)
 
     def restart(self) -> None:
         """A new process; what was asked of the old one is forgotten."""
@@ -100,30 +92,15 @@ class Worker:
                     continue
                 answer = _receive(self._pipe, told) if isinstance(told, _Made) else told
             except (EOFError, OSError):
-                raise LostError(self._at, self._death()) from None
+                raise LostError(self._at, self._process.death()) from None
             self._at = None
             if isinstance(answer, _Fault):
                 raise RuntimeError(f"in a loader process:\n{answer.trace}")
             return answer
 
-    def _death(self) -> str:
-        self._process.join(5)
-        code = self._process.exitcode
-        if code is None:
-            return "closed its pipe"
-        if code == NO_MEMORY:
-            return "ran out of memory"
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-
     def close(self) -> None:
-        """End the process at once; it holds nothing that must be put in order."""
-        self._end()
-
-
-def _end(process: multiprocessing.process.BaseProcess, pipe: Connection) -> None:
-    pipe.close()
-    process.kill()
-    process.join(5)  # one that waits for a dead disk cannot be ended by anybody
+        """End the process at once."""
+        self._process.end()
 
 
 @dataclass(frozen=True)

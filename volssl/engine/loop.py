@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
+from volssl.data.items import FixedSource
 from volssl.data.loader import Loader
 from volssl.data.quarantine import Quarantine
 from volssl.engine.chunks import Views
 from volssl.engine.distributed import Group
 from volssl.engine.log import Log
 from volssl.engine.optim import build_optimizer
-from volssl.engine.saver import FixedSource, Saver, environment, identity, require_one_source
+from volssl.engine.saver import Saver, environment, identity, require_one_source
 from volssl.engine.stop import Stop, until_stopped
 from volssl.engine.trainer import Trainer
 from volssl.methods.base import Method

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from volssl.data.items import NamedSource
+from volssl.data.items import FixedSource
+from volssl.engine import roll
 from volssl.engine.checkpoint import Checkpoint, load_latest, save, sweep
 from volssl.engine.distributed import Group
 from volssl.engine.log import Log
@@ -22,13 +23,6 @@ from volssl.errors import PeerError, RunError
 
 if TYPE_CHECKING:
     from volssl.types import Tensors
-
-
-class FixedSource(NamedSource, Protocol):
-    """A source that can tell whether its items are still the same: one hash per item, of what it is made from."""
-
-    @property
-    def fingerprints(self) -> Sequence[str]: ...
 
 
 @dataclass
@@ -55,20 +49,29 @@ class Saver:
         steps, _ = group.gather({"step": torch.tensor([found.step if found else 0], device=group.device)})
         if len(torch.unique(steps["step"])) > 1:
             raise RunError(f"{self.folder}: the ranks see different checkpoints: put output on a shared disk")
+        if found:
+            self._require_same_data(found)
+        with group.together():
+            if group.rank == 0 and not (found and self._roll.exists()):
+                roll.write(self._roll, self.trainer.source)
         if not found:
             return [], 0
-        self._require_same_data(found)
         self.trainer.load_state(found.tensors)
         self.saved = found.step
         going_on = f"going on after step {found.step} of {self.trainer.loop.steps}"
         return [*found.damaged, going_on, *self._changed(found)], found.step
 
+    @property
+    def _roll(self) -> Path:
+        return self.folder.with_name(roll.FILE)
+
     def _require_same_data(self, found: Checkpoint) -> None:
         before, now = found.meta.get("data"), self.meta["data"]
         if before and before != now:  # checkpoints of early versions do not say
+            what = roll.difference(self._roll, self.trainer.source)
             raise RunError(
                 f"data: {now['count']} items now, {before.get('count')} when {self.folder} was written, and not the "
-                "same: restore the data, or give another output to start anew"
+                f"same{f' ({what})' if what else ''}: restore the data, or give another output to start anew"
             )
 
     def _changed(self, found: Checkpoint) -> list[str]:

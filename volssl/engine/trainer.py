@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from volssl.data.items import NamedSource
+from volssl.data.items import FixedSource
 from volssl.engine.chunks import SHARE, Chunks, Views, memory
 from volssl.engine.distributed import Group
 from volssl.engine.optim import (
@@ -42,7 +42,7 @@ class Trainer:
     optimizer: Optimizer
     optim: OptimConfig
     loop: LoopConfig
-    source: NamedSource
+    source: FixedSource
     views: Views
     group: Group
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from volssl.data import Sources
 from volssl.data.archive import label_columns
 from volssl.data.image_config import ImageConfig
-from volssl.data.items import PreparedSource, Report
+from volssl.data.items import PreparedSource, Readers, Report
 from volssl.data.seen import key_at
 from volssl.data.table import class_names, is_table
 from volssl.errors import ConfigError, DataError, RunError
@@ -111,7 +111,7 @@ def _open(card: Card, root: str, cache: str, workers: int, report: Report) -> Pr
         update: dict[str, object] = {"max_bad": 1.0}
         if isinstance(config, ImageConfig) and config.archive:
             update["label_column"] = 0  # of several, none is written
-        return config.model_copy(update=update).build(card.region, workers=workers, report=report)
+        return config.model_copy(update=update).build(card.region, readers=Readers(workers), report=report)
 
     try:
         return build(card.source(root, cache))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from volssl.data import VolumeConfig
 from volssl.data.identity import Identity, identify
-from volssl.data.items import PreparedSource
+from volssl.data.items import PreparedSource, Readers
 from volssl.data.masks import read_mask
 from volssl.errors import DataError
 from volssl.evaluation import MasksConfig, SetConfig, StudyConfig
@@ -209,7 +209,7 @@ def _sources(
 def _built(card: Card, config: SetConfig, study: StudyConfig) -> PreparedSource:
     """What cannot be read is told in one line, with the first of it: a table is mended row by row."""
     try:
-        return source_config(card, config, study.cache).build(card.region, workers=study.workers)
+        return source_config(card, config, study.cache).build(card.region, readers=Readers(study.workers))
     except DataError as error:
         what, *items = error.message.splitlines()
         first = f"; the first: {items[0].strip()}" if items else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from volssl.data.items import Report
+from volssl.data.items import Readers, Report
 from volssl.errors import DataError
 from volssl.evaluation.card import Card
 from volssl.evaluation.splits import LEAST
@@ -125,7 +125,7 @@ def open_plane(
         DataError: an exam cannot be read; the message lists which.
     """
     config = card.stacks(str(root / split / plane), cache)
-    source = config.build(card.region, workers=workers, report=report)
+    source = config.build(card.region, readers=Readers(workers), report=report)
     position = {Path(name).stem: i for i, name in enumerate(source.ids)}
     return Rows(source, np.array([position[name] for name in ids], dtype=np.int64))
 
