@@ -106,7 +106,7 @@ def read(path: Path) -> Checkpoint:
         raise RunError(f"{path.name} is damaged: its checksum does not fit its content")
     try:
         step, meta = int(header["step"]), json.loads(header["meta"])
-        plain = all(isinstance(meta.get(key, {}), dict) for key in ("config", "data", "environment"))
+        plain = all(isinstance(meta.get(key, {}), dict) for key in ("config", "data", "environment", "pending"))
     except (KeyError, ValueError, AttributeError, RecursionError):
         plain = False
     if not plain:
@@ -114,17 +114,6 @@ def read(path: Path) -> Checkpoint:
     if step != _step(path):
         raise RunError(f"{path.name} is another file: it holds step {step}")
     return Checkpoint(step, tensors, meta)
-
-
-def peek(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of its run, without reading and verifying all of it; None where that much is damaged."""
-    try:
-        require_regular(path)
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["meta"])
-    except (SafetensorError, OSError, ValueError, KeyError, RecursionError, MemoryError):
-        return None
-    return meta if isinstance(meta, dict) else None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
