@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from tests.gates.bombs import BLOCK, BOMBS, deflated, nifti, pipe, png
+from tests.gates.bombs import BOMBS, deflated, pipe, png
+from tests.gates.bombs_packed import BLOCK, nifti
 from tests.gates.record import record
 from tests.gates.watched import Outcome, watched
 from volssl.data import child

@@ -11,7 +11,8 @@ from volssl.errors import DataError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-MAX_MEMBERS = 2**17  # twice what bgzip makes of 4 GiB
+MAX_MEMBERS = 2**12  # and one more for each ...
+MEMBER = 2**12  # ... bytes unpacked: bgzip packs 64 KiB in one
 MAX_IDLE = 2**24  # bytes in a row that unpack to nothing: a file's name, a comment, zeros after a member
 _STRIDE = 2**15  # bytes read at once: of so many, the rest is copied after each member and each piece
 _PIECE = 2**20  # bytes unpacked at once
@@ -26,7 +27,7 @@ class Gunzip(io.RawIOBase):
     def __init__(self, file: BinaryIO, where: str) -> None:
         self._file, self._where, self._packed = file, where, b""
         self._member = zlib.decompressobj(wbits=31)
-        self._members, self._idle = 1, 0
+        self._members, self._unpacked, self._idle = 1, 0, 0
 
     def readable(self) -> bool:
         """Always."""
@@ -40,6 +41,7 @@ class Gunzip(io.RawIOBase):
             piece = self._member.decompress(packed, min(len(into), _PIECE))
             self._packed = self._member.unconsumed_tail or self._member.unused_data
             if piece:
+                self._unpacked += len(piece)
                 self._idle = 0
                 into[: len(piece)] = piece
                 return len(piece)
@@ -58,8 +60,8 @@ class Gunzip(io.RawIOBase):
             self._packed = packed.lstrip(b"\0")
             self._idled(len(packed) - len(self._packed))
         self._members += 1
-        if self._members > MAX_MEMBERS:
-            raise DataError("gzip", f"over {MAX_MEMBERS:,} members: pack the file again", self._where)
+        if self._members > MAX_MEMBERS + self._unpacked // MEMBER:
+            raise DataError("gzip", f"{self._members:,} members of next to nothing: pack the file again", self._where)
         self._member = zlib.decompressobj(wbits=31)
         return True
 
