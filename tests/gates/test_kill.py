@@ -26,7 +26,9 @@ from volssl.engine import loop, metrics
 from volssl.engine import trainer as trainer_module
 from volssl.engine.checkpoint import list_checkpoints, load_latest
 from volssl.engine.log import Log
+from volssl.engine.saver import Saver
 from volssl.engine.trainer import Trainer
+from volssl.errors import RunError
 
 STEPS = 20
 RUNS, REAL, STOPPED = size(6, 50), size(0, 5), size(1, 16)
@@ -59,8 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def go(folder: Path, out: str) -> Started:
-    return zygote.start("train", config(folder, out), told=folder / f"{out}.txt")
+def go(folder: Path, out: str, sabotage: str = "") -> Started:
+    return zygote.start("train", config(folder, out), told=folder / f"{out}.txt", sabotage=sabotage)
 
 
 def lines(out: Path) -> int:
@@ -140,34 +142,55 @@ def children_of(folder: Path) -> list[str]:
     return found
 
 
+def asked_to_stop(folder: Path, out: str, number: signal.Signals, draw: random.Random, sabotage: str = "") -> bool:
+    """Whether a run that is asked, once or twice, exits with 143 and has saved all steps that it has written down."""
+    process, least = go(folder, out, sabotage), draw.randint(1, 10)
+    while lines(folder / out) < least:
+        assert process.running(), process.told.read_text()
+        time.sleep(0.002)
+    process.send(number)
+    time.sleep(draw.uniform(0, 0.05))
+    if process.running():
+        process.send(number)
+    began = time.monotonic()
+    code, seconds = process.wait(), time.monotonic() - began
+    assert seconds < 30  # as far as a machine that does other things, too, can tell
+    assert "Traceback" not in process.told.read_text()
+    saved = [path.name for path in list_checkpoints(folder / out / "checkpoints")]
+    return code == 143 and saved[-1:] == [f"step-{lines(folder / out):08d}.safetensors"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_asked_to_stop_it_finishes_the_step_saves_and_exits_143(folder: Path, number: signal.Signals) -> None:
     """To the whole group, and again while it saves: no step that was written down is lost."""
     good, draw = 0, random.Random(int(number))
     for n in range(STOPPED):
-        out = folder / f"{number.name}-{n}"
-        process, least = go(folder, out.name), draw.randint(1, 10)
-        while lines(out) < least:
-            assert process.running(), process.told.read_text()
-            time.sleep(0.002)
-        process.send(number)
-        time.sleep(draw.uniform(0, 0.05))
-        if process.running():
-            process.send(number)
-        began = time.monotonic()
-        code, seconds = process.wait(), time.monotonic() - began
-        saved = list_checkpoints(out / "checkpoints")[-1].name
-        assert (code, saved) == (143, f"step-{lines(out):08d}.safetensors"), process.told.read_text()
-        assert seconds < 30  # as far as a machine that does other things, too, can tell
+        out = f"{number.name}-{n}"
+        well = asked_to_stop(folder, out, number, draw)
         deadline = time.monotonic() + 5
-        while (left := children_of(out)) and time.monotonic() < deadline:
+        while (left := children_of(folder / out)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left
-        assert "Traceback" not in process.told.read_text()
-        assert go(folder, out.name).wait() == 0
-        good += same_end(folder, out.name)
+        assert go(folder, out).wait() == 0
+        good += well and same_end(folder, out)
     record(f"{number.name} twice, then again", f"{good}/{STOPPED} exit 143, no step lost, bit-identical", "all")
     assert good == STOPPED
+
+
+def forget_to_save() -> None:
+    """A run that is asked to stop stops, and that is all."""
+    real = Saver._save
+
+    def save(self: Saver, step: int, log: Log) -> RunError | None:
+        return real(self, step, log) if step == STEPS else None
+
+    setattr(Saver, "_save", save)  # noqa: B010
+
+
+def test_a_run_that_stops_without_saving_does_not_pass(folder: Path) -> None:
+    """Negative control."""
+    how = f"{__name__}:{forget_to_save.__name__}"
+    assert not asked_to_stop(folder, "unsaved", signal.SIGTERM, random.Random(1), how)
 
 
 def forget_the_position() -> None:

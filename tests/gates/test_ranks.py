@@ -23,18 +23,19 @@ TRIALS, STARTS = size(1, 8), size(1, 4)
 folder = test_kill.folder  # a fixture: stacks, and a whole run of one rank
 
 
-def start(folder: Path, out: str, rank: int, port: int, *overrides: str) -> Started:
+def start(folder: Path, out: str, rank: int, port: int, *overrides: str, sabotage: str = "") -> Started:
     """One of two ranks, as torchrun would start it, with a file of what it says."""
     environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     overrides = ("loop.workers=0", f"loop.peer_timeout={TIMEOUT}", *overrides)
-    return zygote.start("train", config(folder, out), *overrides, told=folder / f"{out}-{rank}.txt", environ=environ)
+    told = folder / f"{out}-{rank}.txt"
+    return zygote.start("train", config(folder, out), *overrides, told=told, environ=environ, sabotage=sabotage)
 
 
-def pair(folder: Path, out: str, *overrides: str) -> list[Started]:
+def pair(folder: Path, out: str, *overrides: str, sabotage: str = "") -> list[Started]:
     """Both of them."""
     port = free_port()
-    return [start(folder, out, rank, port, *overrides) for rank in range(2)]
+    return [start(folder, out, rank, port, *overrides, sabotage=sabotage) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,14 @@ def test_a_longer_patience_does_not_pass(folder: Path, undisturbed: Path) -> Non
         rank.send(signal.SIGKILL)
         rank.wait()
     assert waiting
+
+
+def test_ranks_that_forget_where_they_were_do_not_pass(folder: Path, undisturbed: Path) -> None:
+    """Negative control: started again, they take the samples from the start."""
+    lose(folder, "forgetful", signal.SIGKILL, 0, 14)
+    for rank in pair(folder, "forgetful", sabotage=f"{test_kill.__name__}:{test_kill.forget_the_position.__name__}"):
+        assert rank.wait() == 0, rank.told.read_text()
+    assert result(folder / "forgetful") != result(undisturbed)
 
 
 def wait_for_rank_0(folder: Path, out: str) -> tuple[Started, int]:
