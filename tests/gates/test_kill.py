@@ -29,6 +29,7 @@ from volssl.engine.log import Log
 from volssl.engine.trainer import Trainer
 
 STEPS = 20
+WORKERS = (0, 1, 2, 4)
 RUNS, REAL, STOPPED = size(6, 50), size(0, 5), size(1, 16)
 CONFIG = """\
 output: {out}
@@ -59,8 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def go(folder: Path, out: str) -> Started:
-    return zygote.start("train", config(folder, out), told=folder / f"{out}.txt")
+def go(folder: Path, out: str, *changes: str, sabotage: str = "") -> Started:
+    return zygote.start("train", config(folder, out), *changes, told=folder / f"{out}.txt", sabotage=sabotage)
 
 
 def lines(out: Path) -> int:
@@ -170,6 +171,26 @@ def test_asked_to_stop_it_finishes_the_step_saves_and_exits_143(folder: Path, nu
     assert good == STOPPED
 
 
+def test_stopped_and_run_again_with_another_number_of_workers(folder: Path) -> None:
+    """At any step, and from any number to any other."""
+    draw = random.Random(11)
+    changes = [(a, b) for a in WORKERS for b in WORKERS if a != b]
+    changes, same = draw.sample(changes, size(2, len(changes))), 0
+    for before, after in changes:
+        out, least = folder / f"workers-{before}-{after}", draw.randint(1, 15)
+        process = go(folder, out.name, f"loop.workers={before}")
+        while lines(out) < least:
+            assert process.running(), process.told.read_text()
+            time.sleep(0.002)
+        process.send(signal.SIGTERM)
+        assert process.wait() == 143
+        assert go(folder, out.name, f"loop.workers={after}").wait() == 0, process.told.read_text()
+        assert "going on after step" in process.told.read_text()
+        same += same_end(folder, out.name)
+    record("real CLI stopped, run again with other loop.workers", f"{same}/{len(changes)} bit-identical", "all")
+    assert same == len(changes)
+
+
 def forget_the_position() -> None:
     """The stream of samples starts anew at a resume."""
 
@@ -199,6 +220,6 @@ def test_a_run_that_forgets_something_does_not_pass(folder: Path, sabotage: Call
         time.sleep(0.002)
     process.send(signal.SIGKILL)
     process.wait()
-    again = zygote.start("train", config(folder, out.name), told=folder / f"{out.name}.txt", sabotage=how)
+    again = go(folder, out.name, sabotage=how)
     assert again.wait() == 0, again.told.read_text()
     assert not same_end(folder, out.name)
