@@ -42,6 +42,13 @@ class Full(Say):
         raise RunError("make room")
 
 
+class Deadly(Say):
+    """Ends its process before that has begun."""
+
+    def __setstate__(self, state: object) -> None:
+        os._exit(9)
+
+
 def outcomes(*tasks: Work[tuple[int, int]], workers: int = 1) -> list[object]:
     return [outcome for _, outcome in sorted(run(dict(enumerate(tasks)), workers, 20.0))]
 
@@ -54,6 +61,12 @@ def test_a_fault_of_the_program_ends_the_work() -> None:
 def test_what_is_nobodys_item_ends_the_work_in_one_line() -> None:
     with pytest.raises(RunError, match=r"^make room$"):
         outcomes(Full(0), Say(1), workers=2)
+
+
+def test_processes_that_never_come_to_an_item_end_the_work() -> None:
+    """It is not the item's fault."""
+    with pytest.raises(RunError, match=r"3 processes in a row ended before .* ended with code 9: if memory is short"):
+        outcomes(Deadly(0))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

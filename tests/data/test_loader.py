@@ -176,13 +176,14 @@ def lost(source: Numbers, **fields: Any) -> tuple[list[Samples], Quarantine, lis
     """Three steps of 4 of 10 items with one worker and ``source``; the list that was made, and what was said."""
     said: list[str] = []
     quarantine = Quarantine(source, max_bad=fields.pop("max_bad", 0.1))
-    settings: dict[str, Any] = {"batch": 4, "seed": 7, "start": 0, "stop": 6, "workers": 1, "timeout": 0.3, **fields}
-    return list(Loader(source, quarantine=quarantine, tell=said.append, **settings)), quarantine, said
+    settings: dict[str, Any] = {"batch": 4, "seed": 7, "start": 0, "stop": 6, "workers": 1, "timeout": 1.0, **fields}
+    found = list(Loader(source, quarantine=quarantine, tell=said.append, **settings))
+    return found, quarantine, [line for line in said if line.startswith("item-")]  # a busy machine may start one late
 
 
 @pytest.mark.parametrize(
     ("fault", "why"),
-    [("kills", "was killed by SIGKILL"), ("hangs", "was silent for 0.3 s"), ("gorges", "ran out of memory")],
+    [("kills", "was killed by SIGKILL"), ("hangs", "was silent for 1 s"), ("gorges", "ran out of memory")],
 )
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_item_that_ends_its_worker_twice_is_left_out(fault: str, why: str, workers: int) -> None:

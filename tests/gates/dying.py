@@ -45,7 +45,12 @@ class Death:
             mine = self.count == self.n  # which calls inside of this one would not tell afterwards
             if mine and not self.after:
                 self.die()
-            result = call(*args, **kwargs)
+            try:
+                result = call(*args, **kwargs)
+            except OSError:  # such as of a file that is not there: a point like any other
+                if mine:
+                    self.die()
+                raise
             if then:
                 then(result, *args)
             if mine:

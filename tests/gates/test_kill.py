@@ -31,6 +31,7 @@ from volssl.engine.trainer import Trainer
 from volssl.errors import RunError
 
 STEPS = 20
+WORKERS = (0, 1, 2, 4)
 RUNS, REAL, STOPPED = size(6, 50), size(0, 5), size(1, 16)
 CONFIG = """\
 output: {out}
@@ -61,8 +62,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def go(folder: Path, out: str, sabotage: str = "") -> Started:
-    return zygote.start("train", config(folder, out), told=folder / f"{out}.txt", sabotage=sabotage)
+def go(folder: Path, out: str, *changes: str, sabotage: str = "") -> Started:
+    return zygote.start("train", config(folder, out), *changes, told=folder / f"{out}.txt", sabotage=sabotage)
 
 
 def lines(out: Path) -> int:
@@ -144,7 +145,7 @@ def children_of(folder: Path) -> list[str]:
 
 def asked_to_stop(folder: Path, out: str, number: signal.Signals, draw: random.Random, sabotage: str = "") -> bool:
     """Whether a run that is asked, once or twice, exits with 143 and has saved all steps that it has written down."""
-    process, least = go(folder, out, sabotage), draw.randint(1, 10)
+    process, least = go(folder, out, sabotage=sabotage), draw.randint(1, 10)
     while lines(folder / out) < least:
         assert process.running(), process.told.read_text()
         time.sleep(0.002)
@@ -193,6 +194,26 @@ def test_a_run_that_stops_without_saving_does_not_pass(folder: Path) -> None:
     assert not asked_to_stop(folder, "unsaved", signal.SIGTERM, random.Random(1), how)
 
 
+def test_stopped_and_run_again_with_another_number_of_workers(folder: Path) -> None:
+    """At any step, and from any number to any other."""
+    draw = random.Random(11)
+    changes = [(a, b) for a in WORKERS for b in WORKERS if a != b]
+    changes, same = draw.sample(changes, size(2, len(changes))), 0
+    for before, after in changes:
+        out, least = folder / f"workers-{before}-{after}", draw.randint(1, 15)
+        process = go(folder, out.name, f"loop.workers={before}")
+        while lines(out) < least:
+            assert process.running(), process.told.read_text()
+            time.sleep(0.002)
+        process.send(signal.SIGTERM)
+        assert process.wait() == 143
+        assert go(folder, out.name, f"loop.workers={after}").wait() == 0, process.told.read_text()
+        assert "going on after step" in process.told.read_text()
+        same += same_end(folder, out.name)
+    record("real CLI stopped, run again with other loop.workers", f"{same}/{len(changes)} bit-identical", "all")
+    assert same == len(changes)
+
+
 def forget_the_position() -> None:
     """The stream of samples starts anew at a resume."""
 
@@ -222,6 +243,6 @@ def test_a_run_that_forgets_something_does_not_pass(folder: Path, sabotage: Call
         time.sleep(0.002)
     process.send(signal.SIGKILL)
     process.wait()
-    again = zygote.start("train", config(folder, out.name), told=folder / f"{out.name}.txt", sabotage=how)
+    again = go(folder, out.name, sabotage=how)
     assert again.wait() == 0, again.told.read_text()
     assert not same_end(folder, out.name)

@@ -18,8 +18,9 @@ import torch
 from tests.engine.toy import STEPS, Toys, identical, run
 from tests.gates.record import record
 from tests.gates.sizes import size
-from volssl.data.loader import Loader
+from volssl.data.loader import Loader, _Job
 from volssl.data.quarantine import Quarantine
+from volssl.data.workers import LostError
 from volssl.errors import RunError
 from volssl.types import Item, Samples
 from volssl.views import ViewsConfig
@@ -141,23 +142,43 @@ def test_what_stands_in_depends_on_the_position_alone(tmp_path: Path, monkeypatc
     assert not identical(tmp_path / "found", tmp_path / "known")
 
 
+def killed_at_random(folder: Path, seed: int) -> int:
+    """A run of which three times a worker is killed, as the kernel does where memory is short; how many were."""
+    draw, killed = random.Random(seed), list[int]()
+    steps = draw.sample(range(1, STEPS), 3)
+
+    def kill(method: object, done: int) -> dict[str, float]:  # noqa: ARG001
+        if done in steps:
+            killed.append(draw.choice([int(process) for process in loader_processes()]))
+            os.kill(killed[-1], signal.SIGKILL)
+        return {}
+
+    run(folder, workers=2, evaluations=((1, kill),))
+    return len(killed)
+
+
 def test_workers_that_are_killed_at_random_change_nothing(tmp_path: Path) -> None:
-    """By somebody who knows nothing of items, as the kernel does where memory is short."""
     run(tmp_path / "whole")
-    good, runs, draw = 0, size(3, 20), random.Random(1)
-    for n in range(runs):
-        steps = {draw.randrange(1, STEPS) for _ in range(3)}
-
-        def kill(method: object, done: int, steps: set[int] = steps) -> dict[str, float]:  # noqa: ARG001
-            children = [int(p) for p in loader_processes()] if done in steps else []
-            if children:
-                os.kill(draw.choice(children), signal.SIGKILL)
-            return {}
-
-        run(tmp_path / f"{n}", workers=2, evaluations=((1, kill),))
-        good += identical(tmp_path / "whole", tmp_path / f"{n}")
-    record("loader workers SIGKILLed at random steps", f"{good}/{runs} bit-identical", "all")
+    runs = size(3, 20)
+    killed = [killed_at_random(tmp_path / f"{n}", n) for n in range(runs)]
+    good = sum(identical(tmp_path / "whole", tmp_path / f"{n}") for n in range(runs))
+    record("loader workers SIGKILLed at random steps", f"{sum(killed)} killed, {good}/{runs} bit-identical", "all")
+    assert killed == [3] * runs
     assert good == runs
+
+
+def test_a_loader_that_passes_over_what_a_dead_worker_had_does_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control, in the same harness: the position where it died is left out."""
+
+    def pass_over(self: Loader, lost: LostError, job: _Job) -> None:  # noqa: ARG001
+        job.positions = range(job.positions.start + 1, job.positions.stop + 1)
+
+    monkeypatch.setattr(Loader, "_blame", pass_over)
+    run(tmp_path / "whole")
+    assert killed_at_random(tmp_path / "killed", 0) == 3
+    assert not identical(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_workers_that_hang_with_nothing_to_do_are_replaced_and_that_is_said(tmp_path: Path) -> None:

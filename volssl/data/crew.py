@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -15,8 +16,8 @@ from threading import Lock, Thread
 from typing import Generic, Protocol, TypeVar
 
 from volssl.data.child import disposable
-from volssl.data.processes import NO_MEMORY, Attached
-from volssl.errors import DataError, UserError
+from volssl.data.processes import NO_MEMORY, PATIENCE, Attached
+from volssl.errors import DataError, RunError, UserError
 from volssl.silence import quieten_codecs
 
 TRIES = 2  # the first time may be anybody's fault, as where the kernel is short of memory
@@ -39,11 +40,14 @@ Next = Callable[[], "tuple[int, Work[R]] | None"]
 
 
 def shared(following: Next[R], workers: int, timeout: float, preload: str) -> Iterator[tuple[int, R | DataError]]:
-    """The outcomes of tasks, as they come; that of one whose process is lost ``TRIES`` times is a DataError.
+    """The outcomes of tasks, as they come; that of one at which processes were lost ``TRIES`` times is a DataError.
 
     Args:
         following: as in ``cache_work.run_as_they_come``. timeout: seconds for one task. preload: a module that the
             processes have loaded.
+
+    Raises:
+        RunError: no process lives long enough to begin.
     """
     tasks: SimpleQueue[tuple[int, Work[R]] | None] = SimpleQueue()
     done: SimpleQueue[tuple[int, R | Exception]] = SimpleQueue()
@@ -104,21 +108,25 @@ class _Hand(Thread, Generic[R]):
         self._tasks.put(None)
 
     def _outcome(self, work: Work[R]) -> R | DataError:
-        for _ in range(TRIES):
+        lost = Counter[bool]()  # by whether it had begun
+        while True:
+            begun = False
             try:
                 self._process.pipe.send(work)
+                begun = self._process.pipe.recv()
                 outcome: R | DataError = self._process.pipe.recv()
                 return outcome
             except BlockingIOError:
-                what = f"{TRIES} times took more than {self._timeout:g} s to read: leave it out"
-                problem = DataError("timeout", what, work.id)
+                code, why = "timeout", f"was silent for {self._timeout:g} s (loop.timeout in a run)"
             except (EOFError, OSError):
-                what = (
-                    f"the process that read it {self._process.death()}, {TRIES} times: the file is damaged or hostile"
-                )
-                problem = DataError("crashed", what, work.id)
+                code, why = "crashed", self._process.death()
             self._replace()
-        return problem
+            lost[begun] += 1
+            if lost[True] == TRIES:
+                return DataError(code, f"the process that read it {why}, {TRIES} times: leave it out", work.id)
+            if lost[False] == PATIENCE:
+                what = f"{PATIENCE} processes in a row ended before they read an item; the last {why}"
+                raise RunError(f"{what}: if memory is short, use fewer workers")
 
     def _replace(self) -> None:
         with self._lock:
@@ -147,7 +155,9 @@ def _serve(pipe: Connection) -> None:
     quieten_codecs()
     with suppress(EOFError, OSError):  # nobody listens any more
         while True:
-            pipe.send(_do(pipe.recv()))
+            work = pipe.recv()
+            pipe.send(True)  # from here on, what happens may be the item's fault
+            pipe.send(_do(work))
 
 
 def _do(work: Work[R]) -> R | Exception:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from volssl.data.processes import PATIENCE
 from volssl.data.quarantine import Quarantine
 from volssl.data.stream import Draw, Stream
 from volssl.data.workers import Label, LostError, Piece, Worker, make
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from volssl.data.items import NamedSource
 
 AHEAD = 2  # pieces that each worker is asked for at a time: about two steps in all
-PATIENCE = 3  # processes in a row that may end before they have come to an item
 
 
 class Loader:

@@ -16,6 +16,7 @@ from volssl.errors import RunError
 SILENT = "volssl.data.orphan"
 LONGEST = 107  # bytes of the name of a socket, which Linux holds to
 NAME = len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # that Python gives it, in the folder for temporary files
+PATIENCE = 3  # processes in a row that may end before they have come to an item
 NO_MEMORY = 12  # the exit code of a process that ran out of memory
 
 
