@@ -25,7 +25,7 @@ from volssl.data.cache_file import make_folder
 from volssl.data.identity import identify
 from volssl.data.items import PreparedSource
 from volssl.data.seen import KEY, SeenItems, read_key, run_key
-from volssl.engine.checkpoint import free, list_checkpoints, peek
+from volssl.engine.checkpoint import Checkpoint, free, list_checkpoints, load_latest
 from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
 from volssl.engine.loop import fit
@@ -221,16 +221,16 @@ def claim(folder: Path, run: Run) -> Path:
 
     Raises:
         ConfigError: it is a file, or holds something that is no run.
-        RunError: it belongs to a run that differs; every difference is listed.
+        RunError: it belongs to a run that differs; every difference is listed. Or no checkpoint in it is sound.
     """
     if os.path.exists(folder) and not folder.is_dir():
         raise ConfigError(f"output: {folder} is a file: give a folder")
     make_folder(folder, "output")
-    written, checkpoints = folder / configuration.FILE, list_checkpoints(folder / CHECKPOINTS)
-    if not checkpoints and (folder / ENCODER).exists():
+    written, found = folder / configuration.FILE, load_latest(folder / CHECKPOINTS)
+    if not found and (folder / ENCODER).exists():
         raise RunError(f"output: {folder} holds an encoder whose checkpoints are gone: give another output")
-    if checkpoints:
-        if changed := configuration.differences(_made_by(checkpoints, written), run):
+    if found:
+        if changed := configuration.differences(_made_by(found, written), run):
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunError(f"output: {folder} belongs to another configuration; give another output, or undo\n{lines}")
         return folder
@@ -242,16 +242,16 @@ def claim(folder: Path, run: Run) -> Path:
     return folder
 
 
-def _made_by(checkpoints: Sequence[Path], written: Path) -> Run:
-    """What the newest checkpoint says that it was made by; the file beside it may have been edited since."""
-    known = next((meta["config"] for path in reversed(checkpoints) if "config" in (meta := peek(path) or {})), None)
+def _made_by(found: Checkpoint, written: Path) -> Run:
+    """What a sound checkpoint says that it was made by; the file beside it may have been edited since."""
+    known = found.meta.get("config")
     if known is None:
         return configuration.load(written)
     try:
         return Run.model_validate_json(json.dumps(known))
     except ValidationError:
-        what = f"{checkpoints[-1]} was written by another version of volssl, whose configuration has other keys"
-        raise RunError(f"{what}: go on with that version, or give another output") from None
+        what = f"{written.parent}: step {found.step} was written by another version of volssl, whose configuration has"
+        raise RunError(f"{what} other keys: go on with that version, or give another output") from None
 
 
 def _device(wanted: str, key: str = "loop.device") -> Literal["cpu", "cuda"]:

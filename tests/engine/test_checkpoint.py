@@ -127,11 +127,3 @@ def test_what_safetensors_leaves_when_it_is_killed_is_swept(tmp_path: Path) -> N
     (tmp_path / ".tmpLa0NQi").write_bytes(b"half")
     sweep(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("meta", ["[" * 100_000, "[1, 2]", "no JSON", '{"config": "x"'])
-def test_a_header_that_says_nothing_sensible_is_not_known(tmp_path: Path, meta: str) -> None:
-    path = write(tmp_path, 3)
-    assert checkpoint.peek(path) == {"lr": 0.1, "at": 3}
-    save_file({"x": torch.zeros(1)}, path, {"meta": meta})
-    assert checkpoint.peek(path) is None

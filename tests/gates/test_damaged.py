@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.engine.toy import CrashError, crash_at, identical, run
+from tests.gates import test_kill, zygote
 from tests.gates.record import record
+from tests.gates.sizes import size
+from tests.gates.test_kill import config, same_end
+from volssl import config as configuration
+from volssl import run as root
 from volssl.engine import checkpoint
 from volssl.engine.checkpoint import list_checkpoints, read
 from volssl.errors import RunError
 
 FLIPS, CUTS = 1000, 200  # a few seconds, so never trimmed
+HEADERS, RESUMED = size(60, 600), size(1, 20)
+
+whole = test_kill.folder  # a fixture: stacks, and a whole run of the command
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +112,52 @@ def test_the_one_before_is_used_and_the_end_is_the_same(folder: Path, tmp_path: 
     assert f"{newest.name} is damaged" in told
     assert "going on after step 3 of 10" in told
     assert identical(folder, tmp_path)
+
+
+def headers(folder: Path, out: str) -> Iterator[Path]:
+    """A copy of the command's run, in which one bit of the newest checkpoint's header is flipped; each time another."""
+    if not (folder / out).exists():
+        shutil.copytree(folder / "whole", folder / out)
+    newest, draw = list_checkpoints(folder / "whole" / "checkpoints")[-1], random.Random(2)
+    sound = newest.read_bytes()
+    length = int.from_bytes(sound[:8], "little")
+    for _ in range(HEADERS):
+        damaged = bytearray(sound)
+        damaged[8 + draw.randrange(length)] ^= 1 << draw.randrange(8)
+        (folder / out / "checkpoints" / newest.name).write_bytes(damaged)
+        yield folder / out
+
+
+def refused(folder: Path, out: str) -> list[str]:
+    """What ``claim``, the first that looks into the folder of a run, has against headers with a flipped bit."""
+    run, said = configuration.load(config(folder, out)), []
+    for damaged in headers(folder, out):
+        try:
+            root.claim(damaged, run)
+        except RunError as problem:
+            said.append(str(problem))
+    return said
+
+
+def test_a_damaged_header_is_no_other_configuration(whole: Path) -> None:
+    said = refused(whole, "flipped")
+    record("bit flips of a checkpoint's header", f"{len(said)} of {HEADERS} refuse the run", "none")
+    assert not said
+
+
+def test_a_header_that_is_believed_refuses_the_run(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: no checksum."""
+    monkeypatch.setattr(checkpoint, "_digest", lambda _, header: header.get("sha256"))
+    assert refused(whole, "believed")
+
+
+def test_after_a_damaged_header_the_command_goes_on_from_the_one_before(whole: Path) -> None:
+    same = 0
+    for n, damaged in zip(range(RESUMED), headers(whole, "resumed"), strict=False):
+        told = whole / f"resumed-{n}.txt"
+        assert zygote.start("train", config(whole, "resumed"), told=told).wait() == 0, told.read_text()
+        assert "step-00000020.safetensors is damaged" in told.read_text()
+        assert "going on after step 18 of 20" in told.read_text()
+        same += same_end(whole, damaged.name)
+    record("command after a damaged header", f"{same}/{RESUMED} bit-identical", "all")
+    assert same == RESUMED

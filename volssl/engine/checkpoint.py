@@ -115,16 +115,6 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(step, tensors, meta)
 
 
-def peek(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of its run, without reading and verifying all of it; None where that much is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["meta"])
-    except (SafetensorError, OSError, ValueError, KeyError, RecursionError, MemoryError):
-        return None
-    return meta if isinstance(meta, dict) else None
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint files of a folder, oldest first, told from their names alone."""
     return sorted((path for path in folder.glob(f"step-*{SUFFIX}") if _digits(path).isdecimal()), key=_step)
