@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from volssl.engine import distributed
 from volssl.engine.distributed import Group
-from volssl.errors import ConfigError, RunError
+from volssl.errors import ConfigError, PeerError, RunError
 
 Ranks = Callable[..., list[Any]]
 
@@ -214,6 +214,17 @@ def test_ranks_that_do_not_meet_are_told_where(where: str) -> None:
     environ = PAIR | {"RANK": "1", "MASTER_ADDR": where, "MASTER_PORT": "9"}
     with pytest.raises(RunError, match=rf"2 ranks do not meet at {where}:9 within 1 s"):
         Group.from_environment("cpu", environ=environ, timeout=1)
+
+
+def test_a_rank_that_is_there_and_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system takes the connection of a process that is stopped; torch alone would wait for an answer for ever."""
+    monkeypatch.setattr(distributed, "LATE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(silent.getsockname()[1])}
+        began = time.monotonic()
+        with pytest.raises(PeerError, match=r"2 ranks do not meet at 127.0.0.1:\d+ within 1 s \(one is silent\)"):
+            Group.from_environment("cpu", environ=PAIR | where | {"RANK": "1"}, timeout=1)
+    assert time.monotonic() - began < 10
 
 
 def test_every_rank_has_a_gpu_or_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

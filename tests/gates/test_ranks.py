@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -17,22 +18,23 @@ from tests.gates.zygote import Started
 from tests.test_ranks import free_port
 
 TIMEOUT, MORE = 10.0, 5.0
-TRIALS = size(1, 8)
+TRIALS, STARTS = size(1, 8), size(1, 4)
 
 folder = test_kill.folder  # a fixture: stacks, and a whole run of one rank
 
 
+def start(folder: Path, out: str, rank: int, port: int, *overrides: str) -> Started:
+    """One of two ranks, as torchrun would start it, with a file of what it says."""
+    environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    command = ("train", config(folder, out), "loop.workers=0", f"loop.peer_timeout={TIMEOUT}", *overrides)
+    return zygote.start(*command, told=folder / f"{out}-{rank}.txt", environ=environ)
+
+
 def pair(folder: Path, out: str, *overrides: str) -> list[Started]:
-    """Two ranks, as torchrun would start them, each with a file of what it says."""
-    port, path = free_port(), config(folder, out)
-    command: tuple[str | Path, ...] = ("train", path, "loop.workers=0", f"loop.peer_timeout={TIMEOUT}", *overrides)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    return [
-        zygote.start(
-            *command, told=folder / f"{out}-{rank}.txt", environ=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in range(2)
-    ]
+    """Both of them."""
+    port = free_port()
+    return [start(folder, out, rank, port, *overrides) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,65 @@ def test_a_longer_patience_does_not_pass(folder: Path, undisturbed: Path) -> Non
         rank.send(signal.SIGKILL)
         rank.wait()
     assert waiting
+
+
+def wait_for_rank_0(folder: Path, out: str) -> tuple[Started, int]:
+    """The first rank, where it waits for the other, and its port."""
+    port = free_port()
+    first, deadline = start(folder, out, 0, port), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as tried:
+            if not tried.connect_ex(("127.0.0.1", port)):
+                return first, port
+        time.sleep(0.01)
+    raise AssertionError(first.told.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_is_lost_before_all_have_met_is_not_waited_for_either(
+    folder: Path, undisturbed: Path, number: signal.Signals
+) -> None:
+    slowest, good = 0.0, 0
+    for n in range(STARTS):
+        out = f"start-{number.name}-{n}"
+        first, port = wait_for_rank_0(folder, out)
+        first.send(number)
+        began, other = time.monotonic(), start(folder, out, 1, port)
+        try:
+            assert other.wait(TIMEOUT + MORE + 30) == 2, other.told.read_text()
+            slowest = max(slowest, time.monotonic() - began)
+        finally:
+            first.send(signal.SIGKILL)
+            first.wait()
+        assert "volssl: environment: 2 ranks do not meet" in other.told.read_text()
+        assert "Traceback" not in other.told.read_text()
+        for rank in pair(folder, out):
+            assert rank.wait() == 0, rank.told.read_text()
+        good += result(folder / out) == result(undisturbed)
+    what = f"2 gloo ranks, one {'killed' if number == signal.SIGKILL else 'stopped'} before they have met"
+    bar = f"the other ends within {TIMEOUT:g} + {MORE:g} s, relaunch bit-exact"
+    record(what, f"{good}/{STARTS} bit-exact, at most {slowest:.1f} s", bar)
+    assert good == STARTS
+    assert slowest < TIMEOUT + MORE
+
+
+@pytest.mark.parametrize("peer", ["absent", "stopped"])
+def test_a_rank_that_waits_for_another_ends_at_once_where_it_is_asked_to(folder: Path, peer: str) -> None:
+    slowest = 0.0
+    for n in range(STARTS):
+        first, port = wait_for_rank_0(folder, f"asked-{peer}-{n}")
+        waiting = first
+        if peer == "stopped":
+            first.send(signal.SIGSTOP)
+            waiting = start(folder, f"asked-{peer}-{n}", 1, port)
+        time.sleep(1.0)
+        waiting.send(signal.SIGTERM)
+        began = time.monotonic()
+        try:
+            assert waiting.wait(TIMEOUT + 30) == 143, waiting.told.read_text()
+        finally:
+            first.send(signal.SIGKILL)
+            first.wait()
+        slowest = max(slowest, time.monotonic() - began)
+    record(f"SIGTERM to a rank whose peer is {peer}", f"exit 143, at most {slowest:.1f} s", "at once")
+    assert slowest < TIMEOUT  # nearly all of it is the end of an interpreter that has loaded torch

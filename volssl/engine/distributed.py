@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _BUCKET = 2**23  # numbers per collective: 32 MB of float32
 BEAT = 5.0  # seconds between two signs of life of a rank that the others wait for, at most
+LATE = 1.0  # seconds that torch has, over the limit on time, to say itself why ranks do not meet
 
 
 @dataclass(frozen=True)
@@ -277,16 +278,29 @@ def _gpu(local: int, environ: Mapping[str, str]) -> int:
 
 
 def _meet(backend: str, address: str, rank: int, world: int, timeout: float) -> dist.ProcessGroup:
-    """Make the default group; gives one of gloo, for what is said on the CPU."""
-    patience = timedelta(seconds=timeout)
-    try:
-        dist.init_process_group(backend, init_method=f"tcp://{address}", rank=rank, world_size=world, timeout=patience)
-        patient: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=patience)
-        return patient
-    except (RuntimeError, ValueError) as problem:  # torch's own of the network are RuntimeErrors
-        told = str(problem).partition("\n")[0]
-        what = f"{world} ranks do not meet at {address} within {timeout:g} s ({told})"
-        raise RunError(f"environment: {what}: see that all are started, and MASTER_ADDR and MASTER_PORT") from None
+    """Make the default group; gives one of gloo, for what is said on the CPU.
+
+    A thread does, for torch keeps to no limit where a rank is there and silent, and lets no signal through meanwhile.
+    """
+    method, patience = f"tcp://{address}", timedelta(seconds=timeout)
+    patient: list[dist.ProcessGroup] = []
+    problems: list[str] = []
+
+    def meet() -> None:
+        try:
+            dist.init_process_group(backend, init_method=method, rank=rank, world_size=world, timeout=patience)
+            patient.append(dist.new_group(backend="gloo", timeout=patience))
+        except (RuntimeError, ValueError) as problem:  # torch's own of the network are RuntimeErrors
+            problems.append(str(problem).partition("\n")[0])
+
+    thread = threading.Thread(target=meet, daemon=True)
+    thread.start()
+    thread.join(timeout + LATE)
+    if patient:
+        return patient[0]
+    what = f"{world} ranks do not meet at {address} within {timeout:g} s ({(problems or ['one is silent'])[0]})"
+    kind = PeerError if thread.is_alive() else RunError
+    raise kind(f"environment: {what}: see that all are started, and MASTER_ADDR and MASTER_PORT")
 
 
 def _address(environ: Mapping[str, str]) -> str:
