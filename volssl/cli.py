@@ -17,6 +17,7 @@ from volssl.errors import PeerError, UserError
 from volssl.names import SHOW, one_line
 from volssl.silence import quieten, tell
 from volssl.strict_yaml import natural
+from volssl.unfailing import unfailing
 
 LONGEST, MOST = 2000, 100  # characters of a line, lines of a message
 STOPPED = 143  # the exit code of a command that was asked to stop
@@ -204,11 +205,12 @@ def _world() -> int:
     return natural(given) or 1
 
 
+@unfailing()
 def main() -> None:
     """The entry point: a fault of the user's is one line and exit code 2, never a traceback.
 
     One of the program's is a traceback and exit code 1, without words that may hold names. SIGTERM and SIGUSR1 end any
-    command with code 143; while a run trains, its loop has handlers of its own.
+    command with code 143; while a run trains, its loop has handlers of its own. What cannot be said ends nothing.
     """
     quieten()
     before: dict[signal.Signals, Any] = {

@@ -165,17 +165,23 @@ def test_a_last_save_that_fails_is_one_line_and_the_run_can_go_on(whole: Path, t
     assert identical(whole, tmp_path / "run")
 
 
+@pytest.fixture
+def stacks(tmp_path: Path) -> Path:
+    """Seven, for the command."""
+    import numpy as np
+
+    folder = tmp_path / "stacks"
+    folder.mkdir()
+    for i in range(7):
+        np.save(folder / f"{i}.npy", np.random.default_rng(i).integers(0, 255, (6, 20, 20), dtype=np.uint8))
+    return folder
+
+
+@pytest.mark.usefixtures("stacks")
 def test_the_command_on_a_full_disk_says_so_in_one_line_and_goes_on_when_there_is_room(
     tmp_path: Path, disk: Path
 ) -> None:
     """No room from the start on, then for a part of a run, with TensorBoard's files, then enough."""
-    import numpy as np
-
-    (tmp_path / "stacks").mkdir()
-    for i in range(7):
-        np.save(
-            tmp_path / "stacks" / f"{i}.npy", np.random.default_rng(i).integers(0, 255, (6, 20, 20), dtype=np.uint8)
-        )
     out, told, room = disk / "out", tmp_path / "told.txt", fill(disk)
     command = ("train", config(tmp_path, "run"), f"output={out}", "loop.tensorboard=true", "loop.workers=0")
     for size in (0, 60_000, 400_000, 1_500_000):
@@ -187,3 +193,19 @@ def test_the_command_on_a_full_disk_says_so_in_one_line_and_goes_on_when_there_i
     room(None)
     assert zygote.start(*command, told=told).wait() == 0, told.read_text()
     assert not list(out.rglob(".*"))
+
+
+@pytest.mark.usefixtures("stacks")
+def test_a_full_disk_under_what_the_command_says_ends_nothing(tmp_path: Path, disk: Path) -> None:
+    """As SLURM's file of a job's output may lie on another disk than the run."""
+    told = disk / "told.txt"
+    told.touch()
+    fill(disk)(0)
+    codes = [
+        zygote.start("train", config(tmp_path, "run"), "loop.workers=0", extra, told=told).wait()
+        for extra in ("loop.keep=2", "loop.keep=3", "loop.keep=none")
+    ]
+    record("disk full under stdout and stderr", f"exit {codes[0]}, resumed {codes[1]}, refused {codes[2]}", "0, 0, 2")
+    assert codes == [0, 0, 2]
+    assert not told.read_text()
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-00000020.safetensors"
