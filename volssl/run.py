@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -45,9 +44,8 @@ from volssl.models import BackboneConfig
 from volssl.models.weights import ImportReport, load_weights
 from volssl.names import private
 from volssl.progress import progress
-from volssl.whole import replace_file
+from volssl.whole import FULL, replace_file
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 ENCODER, WEIGHTS, CHECKPOINTS = "encoder", "weights.txt", "checkpoints"
 SLOW = "loop.precision: this CPU only emulates bf16: fp32 is many times faster on it (give another output)"
 FILES: dict[Format, str] = {"torchscript": "encoder.ts", "onnx": "encoder.onnx", "monai-bundle": "bundle"}

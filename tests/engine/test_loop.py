@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import json
 import os
 import random
 import signal
@@ -35,6 +37,7 @@ from volssl.engine import AdamWConfig, LARSConfig, OptimConfig, SGDConfig, check
 from volssl.engine import trainer as trainer_module
 from volssl.engine.checkpoint import list_checkpoints, load_latest
 from volssl.engine.distributed import Group
+from volssl.engine.loop import Evaluation
 from volssl.engine.schedule import weight_decay
 from volssl.errors import RunError
 from volssl.methods.base import Method
@@ -205,6 +208,81 @@ def test_everything_happens_once_per_step_and_is_told_where_it_is(tmp_path: Path
     assert [line["fraction"] for line in lines] == pytest.approx([k / STEPS for k in range(STEPS)])
     assert {line["step"]: line["auc"] for line in lines if "auc" in line} == {4: 0.4, 5: 0.5, 8: 0.8}
     assert lines[0].keys() >= {"step", "loss", "lr", "gradient_norm", "spread", "rank"}
+
+
+def long(asked: list[int], number: signal.Signals | None = None) -> Evaluation:
+    """Every four steps; with a number, asked to stop at the first while it is at work for a minute."""
+
+    def evaluate(method: Method, done: int) -> dict[str, float]:
+        asked.append(done)
+        method.eval()
+        if number and done == 4:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        return {"auc": float(next(method.parameters()).detach().sum())}
+
+    return 4, evaluate
+
+
+@pytest.mark.parametrize("save_every", [3, 4])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+def test_a_signal_breaks_off_an_evaluation_which_is_made_when_the_run_goes_on(
+    tmp_path: Path, number: signal.Signals, code: int, save_every: int
+) -> None:
+    """Broken off twice, and at last in a run that is killed after it: each step has one line, with its score."""
+    asked: list[int] = []
+    run(tmp_path / "a", log_every=5, evaluations=(long([]),))
+    for _ in range(2):
+        began, evaluations = time.monotonic(), (long(asked), long(asked, number))
+        with pytest.raises(SystemExit, match=str(code)):
+            run(tmp_path / "b", log_every=5, save_every=save_every, evaluations=evaluations)
+        assert time.monotonic() - began < 30
+        assert list_checkpoints(tmp_path / "b" / "checkpoints")[-1].name == "step-00000004.safetensors"
+    with pytest.raises(CrashError):
+        run(tmp_path / "b", log_every=5, save_every=9, evaluations=(long(asked), crash_at(6)))
+    assert end_steps(tmp_path / "b") == [4, 5]
+    run(tmp_path / "b", log_every=5, evaluations=(long(asked),))
+    assert asked == [4, 4, 4, 4, 4, 4, 8]
+    assert identical(tmp_path / "a", tmp_path / "b")
+
+
+def end_steps(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_an_evaluation_that_is_not_asked_for_any_more_is_not_made(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        run(tmp_path, evaluations=(long([], signal.SIGTERM),))
+    run(tmp_path)
+    assert identical(whole, tmp_path)
+
+
+def test_an_evaluation_that_finds_the_disk_full_is_made_again_at_its_next_interval(tmp_path: Path) -> None:
+    def evaluate(method: Method, done: int) -> dict[str, float]:  # noqa: ARG001
+        if done == 3:
+            raise OSError(errno.ENOSPC, "full")
+        return {"auc": done / 10}
+
+    told = run(tmp_path, evaluations=((3, evaluate),)).told
+    assert "step 3: not evaluated: No space left on device; make room" in told
+    assert {line["step"]: line["auc"] for line in end(tmp_path)[1] if "auc" in line} == {6: 0.6, 9: 0.9}
+
+
+def broken_off_on_rank_0(group: Group, folder: Path, number: signal.Signals | None) -> int:
+    """Its exit code. Only the first rank, which evaluates, is told to stop."""
+    try:
+        run(folder, group=group, evaluations=(long([], number),))
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_two_ranks_stop_where_an_evaluation_is_broken_off(two_ranks: Callable[..., list[Any]], tmp_path: Path) -> None:
+    assert two_ranks(broken_off_on_rank_0, tmp_path / "a", None) == [0, 0]
+    assert two_ranks(broken_off_on_rank_0, tmp_path / "b", signal.SIGTERM) == [143, 143]
+    assert list_checkpoints(tmp_path / "b" / "checkpoints")[-1].name == "step-00000004.safetensors"
+    assert two_ranks(broken_off_on_rank_0, tmp_path / "b", None) == [0, 0]
+    assert identical(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_finished_run_does_nothing_more(whole: Path, tmp_path: Path) -> None:

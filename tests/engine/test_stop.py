@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.engine.toy import exit_code, in_child
 from volssl.engine.distributed import Group
 from volssl.engine.stop import Stop, until_stopped
 
@@ -36,13 +37,47 @@ def test_a_signal_sets_the_code_and_ends_the_items(number: str, code: int) -> No
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_second_sigterm_changes_nothing_and_a_second_interrupt_ends_at_once() -> None:
+def test_a_second_sigterm_changes_nothing() -> None:
     with Stop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.code == 143
-        with pytest.raises(SystemExit, match="130"):
+
+
+def interrupt_twice() -> None:
+    """While a generator that nobody wants any more is taken down, where Python lets no exception out."""
+
+    def feed() -> Iterator[int]:
+        try:
+            yield 0
+        finally:
             os.kill(os.getpid(), signal.SIGINT)
+
+    with Stop():
+        os.kill(os.getpid(), signal.SIGINT)
+        next(feed())
+        os._exit(0)
+
+
+def test_a_second_interrupt_ends_at_once_whatever_is_being_done() -> None:
+    assert exit_code(in_child(interrupt_twice)) == 130
+
+
+def test_a_signal_breaks_off_what_the_run_can_do_without_once() -> None:
+    done = []
+    with Stop() as stop:
+        with stop.breaking_off():
+            done.append("begun")
+            try:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                done.append("gone on")
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("put away")
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(SystemExit, match="7"), Stop().breaking_off():
+            raise SystemExit(7)
+    assert (done, stop.code) == (["begun", "put away"], 143)
 
 
 def test_another_rank_is_enough() -> None:

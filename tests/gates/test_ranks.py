@@ -27,8 +27,8 @@ def start(folder: Path, out: str, rank: int, port: int, *overrides: str) -> Star
     """One of two ranks, as torchrun would start it, with a file of what it says."""
     environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    command = ("train", config(folder, out), "loop.workers=0", f"loop.peer_timeout={TIMEOUT}", *overrides)
-    return zygote.start(*command, told=folder / f"{out}-{rank}.txt", environ=environ)
+    overrides = ("loop.workers=0", f"loop.peer_timeout={TIMEOUT}", *overrides)
+    return zygote.start("train", config(folder, out), *overrides, told=folder / f"{out}-{rank}.txt", environ=environ)
 
 
 def pair(folder: Path, out: str, *overrides: str) -> list[Started]:

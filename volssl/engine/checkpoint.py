@@ -105,7 +105,7 @@ def read(path: Path) -> Checkpoint:
         raise RunError(f"{path.name} is damaged: its checksum does not fit its content")
     try:
         step, meta = int(header["step"]), json.loads(header["meta"])
-        plain = all(isinstance(meta.get(key, {}), dict) for key in ("config", "data", "environment"))
+        plain = all(isinstance(meta.get(key, {}), dict) for key in ("config", "data", "environment", "pending"))
     except (KeyError, ValueError, AttributeError, RecursionError):
         plain = False
     if not plain:

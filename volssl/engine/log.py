@@ -106,9 +106,11 @@ class Log:
         """The bar is taken down, so that something else may show how it gets on."""
         if self.console.is_terminal:
             self._bar.stop()
-        yield
-        if self.console.is_terminal:
-            self._bar.start()
+        try:
+            yield
+        finally:
+            if self.console.is_terminal:
+                self._bar.start()
 
     def flush(self) -> None:
         """Bring the metrics to the disk, so that a checkpoint never knows more than they do.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from volssl.data.loader import Loader
 from volssl.data.quarantine import Quarantine
@@ -21,6 +23,7 @@ from volssl.engine.stop import Stop, until_stopped
 from volssl.engine.trainer import Trainer
 from volssl.methods.base import Method
 from volssl.types import Progress
+from volssl.whole import FULL
 
 if TYPE_CHECKING:
     from volssl.engine import LoopConfig, OptimConfig
@@ -76,7 +79,7 @@ def fit(
         log = Log(
             place,
             console=console,
-            done=done,
+            done=done - bool(saver.pending),
             steps=loop.steps,
             batch=loop.batch,
             board=loop.tensorboard,
@@ -114,17 +117,36 @@ def _go_on(
     trainer: Trainer, saver: Saver, evaluations: Sequence[Evaluation], log: Log, stop: Stop, feed: Loader
 ) -> int:
     """The steps that are left or until stopped, saved as often as asked for and at the end; the steps done."""
-    loop, group, done = trainer.loop, trainer.group, saver.saved
-    for step, samples in enumerate(until_stopped(feed, stop, group), start=done):
+    loop, done = trainer.loop, saver.saved
+    if saver.pending:
+        _tell(trainer, saver, evaluations, log, stop, done, saver.pending)
+    for step, samples in enumerate(until_stopped(feed, stop, trainer.group), start=done):
         values = trainer.step(samples, Progress(step, loop.steps))
         done = step + 1
-        found = _evaluate(trainer, evaluations, done, log)
-        if found or done % loop.log_every == 0 or done == loop.steps:
-            log.record(done, {name: float(x) for name, x in values.items()} | found)
+        _tell(trainer, saver, evaluations, log, stop, done, values)
         if done % loop.save_every == 0 and done < loop.steps:
             log.say(*saver.try_to_save(done, log))
     saver.save(done, log)
     return done
+
+
+def _tell(
+    trainer: Trainer,
+    saver: Saver,
+    evaluations: Sequence[Evaluation],
+    log: Log,
+    stop: Stop,
+    done: int,
+    values: Mapping[str, Tensor | float],
+) -> None:
+    """Record a step and what the evaluations that are due after it find, now or, broken off, when the run goes on."""
+    found = _evaluate(trainer, evaluations, done, log, stop)
+    if found is None:
+        saver.pending = {name: float(x) for name, x in values.items()}
+        return
+    saver.pending = {}
+    if found or done % trainer.loop.log_every == 0 or done == trainer.loop.steps:
+        log.record(done, {name: float(x) for name, x in values.items()} | found)
 
 
 def _compile(method: Method) -> None:
@@ -151,14 +173,30 @@ def _repeatable_convolutions() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = before
 
 
-def _evaluate(trainer: Trainer, evaluations: Sequence[Evaluation], done: int, log: Log) -> dict[str, float]:
-    """What the evaluations that are due say, on rank 0; the others wait."""
+def _evaluate(
+    trainer: Trainer, evaluations: Sequence[Evaluation], done: int, log: Log, stop: Stop
+) -> dict[str, float] | None:
+    """What the evaluations that are due say, on rank 0; the others wait. None where a signal came before the end."""
     due = [run for every, run in evaluations if done % every == 0 and done < trainer.loop.steps]
-    found: dict[str, float] = {}
-    if due:
-        with trainer.group.together():
-            for run in due if trainer.group.rank == 0 else ():
-                with log.paused():
-                    found |= run(trainer.method, done)
-        trainer.method.train()
+    if not due:
+        return {}
+    if stop.agreed(trainer.group):
+        return None
+    found: dict[str, float] | None = None
+    with trainer.group.together(), stop.breaking_off():
+        scores = [_scores(run, trainer.method, done, log) for run in due if trainer.group.rank == 0]
+        found = {name: value for some in scores for name, value in some.items()}
+    trainer.method.train()
     return found
+
+
+def _scores(run: Callable[[Method, int], dict[str, float]], method: Method, done: int, log: Log) -> dict[str, float]:
+    """Of one evaluation; none where the disk is full, which the next may not find so any more."""
+    try:
+        with log.paused():
+            return run(method, done)
+    except OSError as problem:
+        if problem.errno not in FULL:
+            raise
+        log.say(f"step {done}: not evaluated: {os.strerror(problem.errno)}; make room")
+        return {}

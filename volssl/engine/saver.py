@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,12 +33,17 @@ class FixedSource(NamedSource, Protocol):
 
 @dataclass
 class Saver:
-    """Moves a trainer between memory and its folder. Rank 0 writes, every rank reads."""
+    """Moves a trainer between memory and its folder. Rank 0 writes, every rank reads.
+
+    saved: steps that the newest checkpoint holds. pending: what there is to log of the last step, where its evaluations
+    were broken off, so that they are yet to be made; a checkpoint keeps it.
+    """
 
     folder: Path
     trainer: Trainer
     meta: Mapping[str, Any]
-    saved: int = 0  # steps that the newest checkpoint holds
+    saved: int = 0
+    pending: dict[str, float] = field(default_factory=dict)
 
     def resume(self) -> tuple[list[str], int]:
         """Go to the newest sound checkpoint; returns what a person should know, and the steps done.
@@ -59,7 +64,7 @@ class Saver:
             return [], 0
         self._require_same_data(found)
         self.trainer.load_state(found.tensors)
-        self.saved = found.step
+        self.saved, self.pending = found.step, found.meta.get("pending", {})
         going_on = f"going on after step {found.step} of {self.trainer.loop.steps}"
         return [*found.damaged, going_on, *self._changed(found)], found.step
 
@@ -106,8 +111,8 @@ class Saver:
             with group.together():
                 if group.rank == 0:
                     log.flush()
-                    keep = self.trainer.loop.keep
-                    save(self.folder, step=step, tensors=tensors, meta=self.meta, keep=keep)
+                    meta, keep = {**self.meta, "pending": self.pending}, self.trainer.loop.keep
+                    save(self.folder, step=step, tensors=tensors, meta=meta, keep=keep)
         except PeerError:
             raise
         except RunError as problem:

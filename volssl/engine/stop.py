@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from volssl.engine.distributed import Group
 
 T = TypeVar("T")
+SHOW_CURSOR = b"\x1b[?25h\n"  # a bar hides it
 CODES = {signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGINT: 130}
 
 
@@ -23,6 +27,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.code: int | None = None
+        self._extra = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -45,8 +50,32 @@ class Stop:
 
     def _request(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the signature of a handler)
         if self.code is not None and number == signal.SIGINT:
-            raise SystemExit(CODES[signal.SIGINT])
+            _end(CODES[signal.SIGINT])
         self.code = self.code or CODES[signal.Signals(number)]
+        if self._extra:
+            self._extra = False
+            raise SystemExit(self.code)
+
+    @contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """What stands inside, which the run can do without, is left at once when a signal comes."""
+        try:
+            self._extra = True
+            try:
+                yield
+            finally:
+                self._extra = False
+        except SystemExit:
+            if self.code is None:
+                raise
+
+
+def _end(code: int) -> None:
+    """At once: an exception would have to come through whatever is being done, and some of that cannot be left so."""
+    if os.isatty(1):
+        with contextlib.suppress(OSError):
+            os.write(1, SHOW_CURSOR)
+    os._exit(code)
 
 
 def until_stopped(items: Iterable[T], stop: Stop, group: Group) -> Iterator[T]:
