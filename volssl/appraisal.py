@@ -22,6 +22,7 @@ from volssl.data.cache_file import make_folder
 from volssl.data.seen import SeenItems, run_key
 from volssl.engine.lock import lock
 from volssl.engine.loop import Evaluation
+from volssl.engine.metrics import numbers
 from volssl.errors import ConfigError, RunError, UserError
 from volssl.evaluation import ACLTearConfig, EvaluateConfig, StudyConfig
 from volssl.evaluation.acl_tear import run_acl_tear
@@ -272,17 +273,13 @@ def _history(path: Path) -> tuple[dict[str, float], ...]:
     """Lines of the log, evenly thinned but for those with scores, of numbers alone."""
     if not path.is_file():
         return ()
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     found = []
     for i, text in enumerate(lines):
         if i % max(1, len(lines) // LINES) and not any(f'"{name}' in text for name in EVALUATIONS):
             continue
-        try:
-            entry = json.loads(text)
-        except json.JSONDecodeError:  # cut short by a kill
-            continue
-        found.append({key: float(value) for key, value in entry.items() if isinstance(value, int | float)})
-    return tuple(found)
+        found.append(numbers(text))
+    return tuple(filter(None, found))  # but what a kill cut short
 
 
 def _with_data(one: Wanted, run: Run) -> Wanted:

@@ -40,7 +40,13 @@ def test_the_next_start_has_the_list_and_so_have_all_ranks(tmp_path: Path) -> No
     assert again.told() == ["2 items are left out, as they killed or hung loader processes"]
 
 
-@pytest.mark.parametrize("torn", ['\n{"id": "c", "it', "\0\0", "[1]\n", '{"id": "c", "item": 99, "from": 0}\n'])
+@pytest.mark.parametrize(
+    "torn",
+    [
+        *('\n{"id": "c", "it', "\0\0", "[1]\n", '{"id": "c", "item": 99, "from": 0}\n'),
+        *('{"id": "c", "item": 1e400, "from": 0}\n', "[" * 100_000 + "\n"),
+    ],
+)
 def test_a_torn_line_is_none_and_swallows_none(tmp_path: Path, torn: str) -> None:
     (tmp_path / "quarantine.jsonl").write_text(torn)
     one = Quarantine(Named(), folder=tmp_path)

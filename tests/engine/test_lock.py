@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from volssl.errors import RunError
 HOLD = """
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from volssl.engine.lock import lock
 with lock(Path(sys.argv[1])):
     child = os.fork()
@@ -76,3 +79,23 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     (folder / "lock").unlink()
     with lock(folder, ("steps",)):
         assert (tmp_path / "disk/lock").read_text()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_that_is_removed_before_it_is_locked_is_not_the_one_that_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    real, path, calls = fcntl.lockf, tmp_path / "lock", []
+
+    def remove_first(*arguments: Any) -> None:
+        calls.append(0)
+        if len(calls) == 1:
+            path.unlink()
+            if again:
+                path.touch()
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "lockf", remove_first)
+    with lock(tmp_path):
+        assert f"process {os.getpid()}" in path.read_text()
+    assert len(calls) == 2

@@ -49,13 +49,31 @@ def test_no_step_appears_twice_after_a_resume(tmp_path: Path) -> None:
     assert lines(tmp_path)[0] == HEALTHY | {"step": 1, "items_per_second": lines(tmp_path)[0]["items_per_second"]}
 
 
-@pytest.mark.parametrize("torn", ['{"step": 4, "lo', '{"step": 3}', "\0\0\0", "{}\n", "7\n"])
+HUGE = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        *('{"step": 4, "lo', '{"step": 3}', "\0\0\0", "{}\n", "7\n"),
+        *(f'{{"step": {HUGE}}}\n', '{"step": "3"}\n', "[" * 100_000 + "\n"),
+    ],
+)
 def test_a_torn_line_goes(tmp_path: Path, torn: str) -> None:
     write(tmp_path, 0, 1, 2)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(torn)
     truncate(tmp_path / "metrics.jsonl", 9)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("value", ['"x"', "{}", "1e400", HUGE, "null", '"\udcff"'])
+def test_a_gauge_that_is_no_number_is_none(tmp_path: Path, value: str) -> None:
+    """A run that was ever as wide as 1e400 would be told that it collapses."""
+    text = f'{{"step": 1, "spread": {value}, "rank": {value}}}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(text.encode(errors="surrogateescape"))
+    console = write(tmp_path, 1, 2, 3, 4, 5, 6, 7)
+    assert "collapse" not in " ".join(told(console))
 
 
 def test_what_is_not_finite_stays_valid_json(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import test_appraisal
 from tests.gates import zygote
 from tests.gates.record import record
 from tests.gates.sizes import size
@@ -212,6 +213,44 @@ def test_stopped_and_run_again_with_another_number_of_workers(folder: Path) -> N
         same += same_end(folder, out.name)
     record("real CLI stopped, run again with other loop.workers", f"{same}/{len(changes)} bit-identical", "all")
     assert same == len(changes)
+
+
+EVALUATED = size(1, 10)
+study = test_appraisal.folder  # a fixture: pictures with labels
+
+
+def results(out: Path) -> tuple[object, ...]:
+    """What a run that evaluates leaves: as ``result``, and the best encoder with its score."""
+    best = (out / "best" / "model.safetensors").read_bytes(), (out / "best.json").read_text()
+    return (*result(out), *best)
+
+
+def test_asked_to_stop_amid_an_evaluation_it_stops_at_once_and_makes_it_when_it_goes_on(study: Path) -> None:
+    path = test_appraisal.written(study, every=1, best=True, bootstrap=2000)
+    told, longest, amid = study / "told.txt", 0.0, 0
+    assert zygote.start("train", path, told=told).wait() == 0, told.read_text()
+    whole, draw, same = results(study / "out"), random.Random(3), 0
+    for n in range(EVALUATED):
+        out = study / f"asked-{n}"
+        for _ in range(2):
+            process, before = zygote.start("train", path, f"output={out}", told=told), lines(out)
+            while lines(out) <= before:
+                assert process.running(), told.read_text()
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.5))
+            process.send(signal.SIGTERM)
+            began = time.monotonic()
+            assert process.wait() == 143, told.read_text()
+            longest = max(longest, time.monotonic() - began)
+            saved = load_latest(out / "checkpoints")
+            amid += bool(saved and saved.meta["pending"])
+        assert zygote.start("train", path, f"output={out}", told=told).wait() == 0, told.read_text()
+        same += results(out) == whole
+    what = f"{same}/{EVALUATED} bit-identical, {amid} amid one, within {longest:.1f} s"
+    record("SIGTERM amid evaluations, then again", what, "all, within 15 s")
+    assert same == EVALUATED
+    assert amid
+    assert longest < 15  # nearly all of it is the end of an interpreter that has loaded torch
 
 
 def forget_the_position() -> None:

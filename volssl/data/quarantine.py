@@ -114,7 +114,7 @@ def _read(path: Path, ids: Sequence[str]) -> Iterator[tuple[int, int]]:
         try:
             entry = json.loads(line)
             item, position, name = int(entry["item"]), int(entry["from"]), entry["id"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
         if 0 <= item < len(ids) and keyed(ids[item]) == name:
             yield item, position

@@ -49,9 +49,21 @@ def lock(folder: Path, ours: Iterable[str] = ()) -> Iterator[None]:
         except OSError as problem:
             what = f"{folder}: this disk keeps no locks ({problem.strerror}), so two runs could write here at once"
             raise RunError(f"output: {what}: give a folder on another") from None
+        if _removed(folder / LOCK, descriptor):  # by hand, since it was opened: it would keep out nobody
+            with lock(folder):
+                yield
+            return
         with contextlib.suppress(OSError):  # of a full disk: the name is for people, the lock holds without it
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         os.close(descriptor)
+
+
+def _removed(path: Path, descriptor: int) -> bool:
+    """Whether the open file is not the one under this name any more."""
+    try:
+        return not os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return True

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from volssl.engine.checkpoint import free
 from volssl.errors import RunError
@@ -41,11 +41,10 @@ class Metrics:
         except OSError as problem:
             raise RunError(self._says(problem)) from None
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, float]]:
         """The lines that are there."""
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line)
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            yield from map(numbers, file)
 
     def write(self, step: int, values: Mapping[str, float]) -> str | None:
         """Add a line; returns what a person should know where the disk has just begun to take none."""
@@ -102,9 +101,16 @@ def truncate(path: Path, done: int) -> None:
     replace_file(path, kept)
 
 
+def numbers(line: str) -> dict[str, float]:
+    """The finite numbers that a line holds; none where it is no line of metrics."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    held = entry.items() if isinstance(entry, dict) else ()
+    return {name: float(x) for name, x in held if isinstance(x, int | float) and abs(x) <= sys.float_info.max}
+
+
 def _step(line: str) -> float:
     """The step of a line of metrics; infinite where the line is not whole."""
-    try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+    return numbers(line).get("step", math.inf) if line.endswith("\n") else math.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, assert_never, overload
 
 import torch
@@ -143,10 +143,10 @@ def gradient_norm(module: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def finite_weights(module: nn.Module) -> bool:
-    """Whether every parameter that moves is finite."""
-    moving: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
-    return bool(torch.stack(torch._foreach_norm(moving, float("inf"))).isfinite().all())
+def finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers are; one value is read back from the device."""
+    held = [x for x in tensors if x.is_floating_point() and x.numel()]
+    return not held or bool(torch.stack(torch._foreach_norm(held, float("inf"))).isfinite().all())
 
 
 def clip_gradients(optimizer: Optimizer, norm: Tensor, largest: float) -> None:

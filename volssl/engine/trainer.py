@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from volssl.engine.chunks import SHARE, Chunks, Views, memory
 from volssl.engine.distributed import Group
 from volssl.engine.optim import (
     clip_gradients,
-    finite_weights,
+    finite,
     load_optimizer_tensors,
     optimizer_tensors,
     set_learning_rate,
@@ -73,10 +74,12 @@ class Trainer:
                 f"optim: the state of {self.optim.name} does not fit into memory of {device}: "
                 "use a smaller backbone or a device with more memory"
             ) from None
-        if not finite_weights(self.method):
-            what = NonFiniteError("weights are", [])
-            raise RunError(self._blame(what, samples, at, "none was saved since they moved"))
         self.method.after_step(loss.stats, at)
+        moving = [p for p in self.method.parameters() if p.requires_grad]  # which a teacher only averages
+        if not finite(chain(moving, self.method.buffers())):
+            kind = "buffers" if finite(moving) else "weights"
+            what = NonFiniteError(f"{kind} of the method are", [])
+            raise RunError(self._blame(what, samples, at, "none was saved since they moved"))
         varies = {"weight_decay": decay} if isinstance(self.optim.weight_decay, tuple) else {}
         return {"loss": loss.total, "lr": rate, **varies, **loss.metrics}
 
