@@ -111,6 +111,12 @@ def _picture(path: str) -> Arrays:
     yield read(Path(path))
 
 
+def _picture_bits(path: str) -> Arrays:
+    from volssl.data.picture_file import bits
+
+    yield np.array(bits(Path(path)), dtype=np.int64)
+
+
 def _video_count(path: str) -> Arrays:
     from volssl.data.video_decoder import count
 
@@ -166,6 +172,7 @@ JOBS: dict[str, Callable[..., Arrays]] = {
     "dicom": _dicom,
     "manifest": _manifest,
     "picture": _picture,
+    "picture_bits": _picture_bits,
     "video": _video,
     "video_clip": _video_clip,
     "video_count": _video_count,

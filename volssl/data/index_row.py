@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydicom import Dataset
 
 from volssl.data import nifti
@@ -22,8 +20,7 @@ from volssl.data.header import read_dataset
 from volssl.data.identity import WHOSE, whose
 from volssl.data.inspect import geometry
 from volssl.data.manifest import LEFT_OUT, OK, Ids
-from volssl.data.picture import read_picture
-from volssl.data.picture_file import FORMATS
+from volssl.data.picture import picture_bits, read_picture
 from volssl.data.preflight import finite, guard, opened
 from volssl.data.suffixes import VIDEOS
 from volssl.data.tissue import otsu
@@ -45,8 +42,6 @@ _SCANS = {
     **{"SE": "SE", "IR": "IR", "GR": "GR", "EP": "EP", "RM": "RM"},
     **{"SPIN": "SE", "GRADIENT": "GR", "BOTH": "GR+SE"},  # of enhanced images
 }
-_DEPTHS = {"1": 1, **dict.fromkeys(("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"), 8), "I": 32, "F": 32}
-_DEPTH = re.compile(r"(?:L|LA|I|F|RGB|RGBA);(\d+)")  # in what Pillow calls the stored form, as "I;16B"
 _ACQUIRED = ("1D", "2D", "3D")
 _CODED = ["SeriesInstanceUID", "Modality", "ScanningSequence", "EchoPulseSequence", "MRAcquisitionType"]
 _CODED += ["BitsStored", "SliceThickness"]
@@ -109,7 +104,7 @@ class Candidate:
             with opened(path) as file:
                 return {"bits": 8 * array_header(file)[2].itemsize}
         if self.found.kind == "images":
-            return {"bits": _depth(path)}
+            return {"bits": picture_bits(path)}
         return _coded(read_dataset(path, tags=[*WHOSE, *_CODED]), ids) if self._of_dicom else {}
 
     def _measured(self) -> Row:
@@ -165,14 +160,6 @@ def coded(path: Path, ids: Ids) -> Row:
             return _coded(read_dataset(path, tags=[*WHOSE, *_CODED]), ids)
     except DataError:
         return {}
-
-
-def _depth(path: Path) -> int | None:
-    """Bits of a number of a picture, as they are stored; None where a number stands for a colour."""
-    with opened(path) as file, Image.open(file, formats=FORMATS) as picture:
-        told = picture.tile[0].args if picture.tile else None
-        form = _DEPTH.match(told if isinstance(told, str) else str((told or ("",))[0]))
-        return int(form[1]) if form else _DEPTHS.get(picture.mode)
 
 
 def _coded(ds: Dataset, ids: Ids) -> Row:

@@ -28,6 +28,17 @@ def read_picture(file: Path) -> np.ndarray:
     return pixels
 
 
+def picture_bits(file: Path) -> int | None:
+    """As ``picture_file.bits``, in another process.
+
+    Raises:
+        DataError: as ``read_picture``.
+    """
+    check_regular(file)
+    (stored,) = decode("picture_bits", file)
+    return int(stored[0]) if len(stored) else None
+
+
 def as_picture(array: NDArray[np.generic]) -> np.ndarray:
     """float32 (rows, columns) or (rows, columns, 3) of an array that has its one or three channels at either end.
 

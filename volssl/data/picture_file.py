@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,8 @@ from volssl.data.preflight import check_claim, check_shape, guard, opened
 from volssl.errors import DataError
 
 PHOTOMETRIC = 262  # the tag of TIFF 6.0 that says what a number means; 0: zero is white
+_BITS = {"1": 1, **dict.fromkeys(("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"), 8), "I": 32, "F": 32}  # by mode
+_FORM = re.compile(r"(?:L|LA|I|F|RGB|RGBA);(\d+)")  # in what Pillow calls the stored form, as "I;16B"
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the name says, no other decoder of Pillow is let near
 
 
@@ -37,6 +40,19 @@ def read(file: Path) -> np.ndarray:
             upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
         pixels = np.array(upright, dtype=np.float32)
         return 65535 - pixels if white and upright.mode.startswith("I") else pixels
+
+
+def bits(file: Path) -> list[int]:
+    """How many a number has as it is stored; empty where a number stands for a colour.
+
+    Raises:
+        DataError: as ``read``.
+    """
+    with guard("image", file), opened(file) as f, _opened(f, file) as picture:
+        tile = getattr(picture, "tile", ())
+        told = tile[0].args if tile else None
+        form = _FORM.match(told if isinstance(told, str) else str((told or ("",))[0]))
+        return [int(form[1])] if form else [_BITS[picture.mode]] if picture.mode in _BITS else []
 
 
 def _has_another(picture: Image.Image) -> bool:
