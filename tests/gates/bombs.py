@@ -260,8 +260,8 @@ BOMBS: tuple[tuple[str, Callable[[Path], Path], tuple[str, ...]], ...] = (
                                         ImplicitVRLittleEndian), ("header",)),
     ("charset.dcm", lambda p: described(p, struct.pack("<HH2sHI", 0x0008, 0x0005, b"UN", 0, 100_000)
                                         + b"1\\" * 50_000), ("header",)),
-    ("items.dcm", lambda p: items(p, 50_000, 2**32 - 1), ("header",)),
-    ("items-said.dcm", lambda p: items(p, 50_000, 8 * 50_000), ("header",)),
+    ("items.dcm", lambda p: items(p, 200_000, 2**32 - 1), ("header",)),
+    ("items-said.dcm", lambda p: items(p, 200_000, 8 * 200_000), ("header",)),
     ("sparse.dcm", lambda p: sparse(p, 2**31), ("header",)),
     ("packed.nii.gz", lambda p: written(p, zlib_nifti((1000, 1000, 1000), 4 * GIB)), ("too_large",)),
     ("tail.nii.gz", lambda p: written(p, zlib_nifti((8, 8, 8), 8 * GIB)), ("too_large",)),

@@ -33,7 +33,7 @@ from volssl.errors import RunError
 
 STEPS = 20
 WORKERS = (0, 1, 2, 4)
-RUNS, REAL, STOPPED = size(6, 50), size(0, 5), size(1, 16)
+RUNS, REAL, STOPPED = size(4, 50), size(0, 5), size(1, 16)
 CONFIG = """\
 output: {out}
 data: {{name: stack, root: {root}, region: [6, 20, 20], cache: {cache}}}

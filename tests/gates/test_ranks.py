@@ -17,7 +17,7 @@ from tests.gates.test_kill import config, lines, result
 from tests.gates.zygote import Started
 from tests.test_ranks import free_port
 
-TIMEOUT, MORE = 10.0, 5.0
+TIMEOUT, MORE = size(5.0, 10.0), 5.0
 TRIALS, STARTS = size(1, 8), size(1, 4)
 
 folder = test_kill.folder  # a fixture: stacks, and a whole run of one rank

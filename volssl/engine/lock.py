@@ -28,10 +28,10 @@ def lock(folder: Path, ours: Iterable[str] = ()) -> Iterator[None]:
         RunError: another process holds it, and the message says which and where; or the folder cannot be written, or
             there is a link in it.
     """
-    if link := next(links(folder, (LOCK, *ours)), None):
-        what = f"{link} is a symbolic link, through which it would be written elsewhere"
-        raise RunError(f"output: {what}: put the file or folder itself there, or remove it")
     try:
+        if link := next(links(folder, (LOCK, *ours)), None):
+            what = f"{link} is a symbolic link, through which it would be written elsewhere"
+            raise RunError(f"output: {what}: put the file or folder itself there, or remove it")
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = open_own(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except IrregularError as problem:
