@@ -35,6 +35,8 @@ READ = (
     ("case/.ids.key.new", "train", (0,)),
     ("case/metrics.jsonl", "train", (2,)),
     ("case/quarantine.jsonl", "train", (2,)),
+    ("case/left-out.jsonl", "train", (2,)),
+    ("case/items.safetensors", "train", (0,)),
     ("case/lock", "train", (2,)),
     ("cache/fingerprints.txt", "train", (2,)),
     ("study/config.yaml", "evaluate", (2,)),

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from volssl.data.items import PASSING, PreparedSource
+from volssl.errors import RunError
 from volssl.names import keyed
+from volssl.regular import LARGE, read_regular
 from volssl.whole import replace_file
 
 FILE = "left-out.jsonl"
@@ -25,11 +27,18 @@ def remember(folder: Path, source: PreparedSource) -> None:
 
 
 def recall(folder: Path) -> frozenset[tuple[int, str]]:
-    """The list, as ``Readers.without`` takes it; of lines that are damaged nothing is believed."""
+    """The list, as ``Readers.without`` takes it; of lines that are damaged nothing is believed.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    path = folder / FILE
     try:
-        lines = (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular(path, LARGE).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return frozenset()
+    except OSError as problem:
+        raise RunError(f"{path}: cannot be used: {problem.strerror}: move it away") from None
     return frozenset(_read(lines))
 
 

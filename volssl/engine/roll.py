@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from volssl.data.items import FixedSource
 from volssl.names import keyed, shown_id
+from volssl.regular import LARGE, read_regular
 from volssl.whole import whole
 
 FILE = "items.safetensors"
@@ -30,7 +31,7 @@ def write(path: Path, source: FixedSource) -> None:
 def difference(path: Path, source: FixedSource) -> str:
     """Which items are new, gone or changed since ``path`` was written; empty where it does not say."""
     try:
-        kept = safetensors.numpy.load(path.read_bytes())
+        kept = safetensors.numpy.load(read_regular(path, LARGE))
         before, contents = kept["id"], kept["content"]
         if before.dtype != np.uint64 or before.ndim != 1 or contents.shape != before.shape:
             return ""
