@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -38,6 +39,8 @@ def make_folder(path: str | Path, key: str = "data.cache") -> Path:
     folder = Path(path)
     try:
         if not folder.is_dir():
+            if os.path.lexists(folder):
+                raise FileExistsError(errno.EEXIST, "it is no folder")
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{key}: {folder} cannot be made ({error.strerror}): name another folder") from error
