@@ -198,7 +198,8 @@ def told(outcomes: list[Outcome]) -> str:
     said = Counter(one.said.partition(":")[0] for one in outcomes)
     crashed = sum(one.said == "refused:crashed" for one in outcomes)
     slowest = max(one.seconds for one in outcomes)
-    return f"{dict(said)}, of these {crashed} crashed the codec's process; slowest {slowest:.2f} s"
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(said.items(), reverse=True))
+    return f"{counts}; {crashed} crashed the codec's process; slowest {slowest:.2f} s"
 
 
 def test_mutated_dicom(tmp_path: Path) -> None:

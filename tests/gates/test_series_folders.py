@@ -93,9 +93,8 @@ def campaign(reader: Reader, count: int, tmp_path: Path) -> tuple[list[str], Cou
 def test_series_folders(tmp_path: Path) -> None:
     count = size(60, 500)
     wrong, verdicts = campaign(door, count, tmp_path)
-    record(
-        "series folders", f"{count}: {dict(verdicts)}", "equals the ground truth or has a reason, none silently wrong"
-    )
+    result = f"{count}: {', '.join(f'{number} {verdict}' for verdict, number in sorted(verdicts.items()))}"
+    record("series folders", result, "equals the ground truth or has a reason, none silently wrong")
     assert not wrong
     assert verdicts["equal"] > count / 4
     assert verdicts["refused"] > count / 4
