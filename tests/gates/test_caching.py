@@ -61,22 +61,19 @@ def filled(folder: Path, cache: str, killer: Killer | None = None) -> tuple[tupl
     return source.ids, source.fingerprints, torch.stack([source[i].image for i in range(len(source))])
 
 
-def same(folder: Path, number: signal.Signals, runs: int) -> int:
-    """How many caches of ``runs`` become what an undisturbed one is; three readers are struck in each."""
+def same(folder: Path, number: signal.Signals, seed: int) -> bool:
+    """Whether a cache becomes what an undisturbed one is, though three readers are struck."""
     ids, contents, images = filled(folder, "whole")
-    good = 0
-    for n in range(runs):
-        killer = Killer(number, n)
-        found = filled(folder, f"{number.name}-{crew.TRIES}-{n}", killer)
-        assert killer.struck == 3
-        good += found[:2] == (ids, contents) and torch.equal(found[2], images)
-    return good
+    killer = Killer(number, seed)
+    found = filled(folder, f"{number.name}-{crew.TRIES}-{seed}", killer)
+    assert killer.struck == 3
+    return found[:2] == (ids, contents) and torch.equal(found[2], images)
 
 
 @pytest.mark.parametrize("number", STRIKES)
 def test_readers_that_are_struck_at_random_change_nothing(folder: Path, number: signal.Signals) -> None:
     runs = size(1, 10)
-    good = same(folder, number, runs)
+    good = sum(same(folder, number, seed) for seed in range(runs))
     record(f"readers {number.name} while the cache is filled", f"{good}/{runs} the same items and bits", "all")
     assert good == runs
 
@@ -85,9 +82,9 @@ def test_readers_that_are_struck_at_random_change_nothing(folder: Path, number: 
 def test_readers_that_give_up_at_the_first_strike_do_not_pass(
     folder: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Negative control: the same harness."""
+    """Negative control: the same harness. Readers that have nothing to do when they are struck lose nothing."""
     monkeypatch.setattr(crew, "TRIES", 1)
-    assert same(folder, number, 1) == 0
+    assert not all(same(folder, number, seed) for seed in range(8))
 
 
 def lose_one() -> None:
