@@ -62,7 +62,7 @@ class Named:
     """The same volumes as our loop's source."""
 
     def __init__(self, volumes: Volumes) -> None:
-        self.volumes, self.ids = volumes, volumes.ids
+        self.volumes, self.ids, self.fingerprints = volumes, volumes.ids, volumes.ids
         self.parts, self.weights, self.label_sets = (len(volumes),), (1,), (len(volumes),)
 
     def __len__(self) -> int:
