@@ -20,9 +20,9 @@ from volssl import config as configuration
 from volssl.config import Run
 from volssl.data.cache_file import make_folder
 from volssl.data.seen import SeenItems, run_key
+from volssl.engine import metrics
 from volssl.engine.lock import lock
 from volssl.engine.loop import Evaluation
-from volssl.engine.metrics import numbers
 from volssl.errors import ConfigError, RunError, UserError
 from volssl.evaluation import ACLTearConfig, EvaluateConfig, StudyConfig
 from volssl.evaluation.acl_tear import run_acl_tear
@@ -44,7 +44,7 @@ from volssl.regular import read_regular
 from volssl.whole import replace_file
 
 Wanted = ACLTearConfig | StudyConfig
-METRICS, CELLS, BEST = "metrics.jsonl", "cells", "best"
+CELLS, BEST = "cells", "best"
 CHOSEN = (
     "best/ is the encoder of the step that scored highest on these very test rows: its score here is too good. Choose "
     "on a validation split (test: [val]), and report what it is worth on rows that chose nothing."
@@ -169,7 +169,7 @@ def _study(
 ) -> dict[tuple[str, str], float]:
     """The deciding metric by encoder and by ``set.protocol.budget``."""
     folder = Path(run.output)
-    history, key = _history(folder / METRICS), run_key(folder)
+    history, key = _history(folder / metrics.NAME), run_key(folder)
 
     def origin(who: Contestant) -> Origin:
         if who.name not in encoders:
@@ -258,7 +258,7 @@ def origin_of(one: Contestant) -> Origin:
         views = configuration.load(run / configuration.FILE).views
     except UserError:  # of another version: the report does without them
         views = None
-    return Origin(views, _history(run / METRICS), known)
+    return Origin(views, _history(run / metrics.NAME), known)
 
 
 def run_folder(encoder: Path) -> Path | None:
@@ -278,7 +278,7 @@ def _history(path: Path) -> tuple[dict[str, float], ...]:
     for i, text in enumerate(lines):
         if i % max(1, len(lines) // LINES) and not any(f'"{name}' in text for name in EVALUATIONS):
             continue
-        found.append(numbers(text))
+        found.append(metrics.numbers(text))
     return tuple(filter(None, found))  # but what a kill cut short
 
 

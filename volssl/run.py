@@ -30,6 +30,7 @@ from volssl.engine.distributed import Group
 from volssl.engine.lock import lock
 from volssl.engine.log import BOARD
 from volssl.engine.loop import fit
+from volssl.engine.metrics import NAME as METRICS
 from volssl.engine.processor import emulates_bf16
 from volssl.errors import ConfigError, PeerError, RunError
 from volssl.evaluation import ACLTearConfig, EvaluateConfig
@@ -50,7 +51,7 @@ from volssl.whole import FULL, replace_file
 
 ENCODER, WEIGHTS, CHECKPOINTS = "encoder", "weights.txt", "checkpoints"
 # What is written through, if it is a link: all else is put in place whole.
-OURS = (CHECKPOINTS, ENCODER, appraisal.BEST, BOARD, appraisal.METRICS, f"{QUARANTINE}*.jsonl")
+OURS = (CHECKPOINTS, ENCODER, appraisal.BEST, BOARD, METRICS, f"{QUARANTINE}*.jsonl")
 SLOW = "loop.precision: this CPU only emulates bf16: fp32 is many times faster on it (give another output)"
 FILES: dict[Format, str] = {"torchscript": "encoder.ts", "onnx": "encoder.onnx", "monai-bundle": "bundle"}
 

@@ -67,8 +67,8 @@ def _kept(root: Path, out: Path) -> str:
     """As it was typed; where that is relative, the way to it from the manifest's folder, for both may move together."""
     if root.is_absolute():
         return str(root)
-    whole = root.absolute()
-    return os.path.relpath(os.path.join(os.path.realpath(whole.parent), whole.name), os.path.realpath(out.parent))
+    place = root.absolute()
+    return os.path.relpath(os.path.join(os.path.realpath(place.parent), place.name), os.path.realpath(out.parent))
 
 
 def _check(roots: Sequence[Path], out: Path) -> None:

@@ -12,7 +12,7 @@ from volssl.data.door import walk
 from volssl.data.fingerprint import stamp
 from volssl.data.index_folder import Place, look, refused
 from volssl.data.index_row import Candidate, Row
-from volssl.data.items import Report
+from volssl.data.items import PASSING, Report
 from volssl.data.journal import Journal
 from volssl.data.manifest import Ids
 from volssl.data.preflight import guard
@@ -22,7 +22,7 @@ from volssl.reasons import ReasonCode
 FORMAT = 2  # raise it when the same files give other rows
 FILES, BYTES = 256, 2**28  # that one task reads at most, beyond its first item
 AHEAD = 256  # folders that are begun before an earlier one is done
-PASSING = {"crashed", "timeout", "memory", "unreadable", "changed", "extra"}  # reasons that may be gone the next time
+FLEETING = PASSING | {"unreadable", "changed", "extra"}  # reasons that may be gone the next time
 
 Portion = tuple[Candidate, ...]
 Turn = tuple[int, ...]  # orders the rows of a folder
@@ -246,7 +246,7 @@ class Indexing:
 
     def _keep(self, state: str | None, rows: Sequence[Row], value: object) -> None:
         """Remember what is done, unless it may come out otherwise the next time."""
-        if state and rows and not any(row.get("reason") in PASSING for row in rows):
+        if state and rows and not any(row.get("reason") in FLEETING for row in rows):
             self._journal.keep(state, value)
 
     def _state_of(self, portion: Portion) -> str | None:

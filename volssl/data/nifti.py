@@ -40,7 +40,13 @@ def header(path: Path) -> nib.Nifti1Header:
     Raises:
         DataError: as ``shape``.
     """
-    return _header(path)
+    with guard("gzip" if _is_gzip(path) else "header", path), _unpacked(path) as stream:
+        head = stream.read(_HEAD)
+    with guard("header", path):
+        for header_class in _HEADERS:
+            if header_class.may_contain_header(head) and b"n+" in head[:12] + head[344:348]:
+                return header_class(head[: header_class.sizeof_hdr])
+    raise DataError("not_nifti", "no single-file NIfTI header: convert the file or remove it", str(path))
 
 
 def read(path: Path, time: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +76,7 @@ def _affine(ijk: np.ndarray) -> np.ndarray:
 def _checked(path: Path) -> tuple[nib.Nifti1Header, tuple[int, int, int, int], int]:
     """The header, its (t, k, j, i) shape and the bytes it must hold uncompressed."""
     on_disk = check_regular(path)
-    head = _header(path)
+    head = header(path)
     where = str(path)
     with guard("header", path):
         dims = tuple(int(d) for d in head.get_data_shape())
@@ -94,16 +100,6 @@ def _checked(path: Path) -> tuple[nib.Nifti1Header, tuple[int, int, int, int], i
     if offset < 0 or (not packed and claimed > on_disk):
         raise DataError("truncated", f"the header asks for {claimed} bytes: copy the file again", where)
     return head, (dims[3] if len(dims) == 4 else 1, dims[2], dims[1], dims[0]), claimed
-
-
-def _header(path: Path) -> nib.Nifti1Header:
-    with guard("gzip" if _is_gzip(path) else "header", path), _unpacked(path) as stream:
-        head = stream.read(_HEAD)
-    with guard("header", path):
-        for header_class in _HEADERS:
-            if header_class.may_contain_header(head) and b"n+" in head[:12] + head[344:348]:
-                return header_class(head[: header_class.sizeof_hdr])
-    raise DataError("not_nifti", "no single-file NIfTI header: convert the file or remove it", str(path))
 
 
 def _content(path: Path, size: int) -> bytes:
